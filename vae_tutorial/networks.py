@@ -1,0 +1,191 @@
+"""Bodies of encoders and decoders: plain layers from one shape to another.
+
+A network here knows nothing of probability. It maps a batch of ``in_shape`` to a batch of
+``out_shape``; what the numbers that come out *mean* is said by the posterior or the likelihood
+that is put behind it (their ``param_shape`` is the ``out_shape`` to ask for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+def _as_shape(shape: int | Sequence[int], name: str) -> Shape:
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(
+            f"{name} needs positive whole numbers, one an axis (without the batch), got {shape}; "
+            "write for example (1, 28, 28) for MNIST's images or 2 for two latent dimensions."
+        )
+    return shape
+
+
+def _check_input(x: Tensor, in_shape: Shape, network: nn.Module) -> None:
+    if tuple(x.shape[1:]) != in_shape:
+        raise ValueError(
+            f"{type(network).__name__} expects batches of shape (B, {', '.join(map(str, in_shape))}),"
+            f" got {tuple(x.shape)}; build it with in_shape={tuple(x.shape[1:])}, or reshape the input."
+        )
+
+
+class MLP(nn.Module):
+    """A multi-layer perceptron: flatten, linear layers with an activation between, reshape.
+
+    Args:
+        in_shape: shape of one input without the batch, ``(1, 28, 28)`` or ``2``.
+        out_shape: shape of one output.
+        hidden: widths of the hidden layers, from input to output; ``()`` gives one linear map.
+        activation: the non-linearity between layers.
+
+    Shape:
+        ``(B, *in_shape) -> (B, *out_shape)``
+
+    Raises:
+        ValueError: for a shape without positive whole numbers, or an input of another shape.
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: int | Sequence[int],
+        hidden: Sequence[int] = (512, 256),
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_shape = _as_shape(in_shape, "in_shape")
+        self.out_shape = _as_shape(out_shape, "out_shape")
+        widths = [prod(self.in_shape), *hidden, prod(self.out_shape)]
+        _as_shape(widths, "hidden")
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), activation()]
+        self.layers = nn.Sequential(*layers[:-1])  # no activation behind the last layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_input(x, self.in_shape, self)
+        return self.layers(x.flatten(1)).unflatten(1, self.out_shape)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of stride 2, each halving the image, then one linear layer.
+
+    Args:
+        in_shape: (C, H, W) of one image; any size of at least 4 pixels a side.
+        out_shape: shape of the output, usually ``posterior.param_shape``.
+        channels: output channels of each convolution (kernel 4, stride 2, padding 1).
+        hidden: width of a fully connected layer behind the convolutions.
+
+    Shape:
+        ``(B, C, H, W) -> (B, *out_shape)``
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: int | Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        hidden: int = 256,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_shape = _as_image_shape(in_shape, channels)
+        self.out_shape = _as_shape(out_shape, "out_shape")
+        c, h, w = self.in_shape
+        layers: list[nn.Module] = []
+        for n_out in channels:
+            layers += [nn.Conv2d(c, n_out, kernel_size=4, stride=2, padding=1), activation()]
+            c, h, w = n_out, h // 2, w // 2
+        layers += [nn.Flatten(), nn.Linear(c * h * w, hidden), activation()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, prod(self.out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_input(x, self.in_shape, self)
+        return self.layers(x).unflatten(1, self.out_shape)
+
+
+class ConvDecoder(nn.Module):
+    """The way back: linear layers to a small image, then transposed convolutions of stride 2.
+
+    The small image is as large as :class:`ConvEncoder` with the same ``channels`` (reversed)
+    would leave it; ``output_padding`` gives back the odd pixel that halving dropped.
+
+    Args:
+        in_shape: the latent's shape, usually ``latent_dim``.
+        out_shape: (C, H, W) of the output, usually ``likelihood.param_shape``.
+        channels: input channels of each transposed convolution.
+        hidden: width of the fully connected layer in front.
+
+    Shape:
+        ``(B, latent_dim) -> (B, C, H, W)``
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        hidden: int = 256,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_shape = _as_shape(in_shape, "in_shape")
+        self.out_shape = _as_image_shape(out_shape, channels)
+        c_out, h, w = self.out_shape
+        sizes = [(h, w)]
+        for _ in channels:
+            sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
+        h, w = sizes[0]
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(prod(self.in_shape), hidden),
+            activation(),
+            nn.Linear(hidden, channels[0] * h * w),
+            activation(),
+            nn.Unflatten(1, (channels[0], h, w)),
+        ]
+        for i, n_in in enumerate(channels):
+            n_out = channels[i + 1] if i + 1 < len(channels) else c_out
+            odd = (sizes[i + 1][0] % 2, sizes[i + 1][1] % 2)
+            layers += [
+                nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, output_padding=odd),
+                activation(),
+            ]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, z: Tensor) -> Tensor:
+        _check_input(z, self.in_shape, self)
+        return self.layers(z)
+
+
+def _as_image_shape(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int, int]:
+    shape = _as_shape(shape, "image shape")
+    if len(shape) != 3 or min(shape[1:]) < 2 ** len(channels):
+        raise ValueError(
+            f"expected an image shape (C, H, W) of at least {2 ** len(channels)} pixels a side "
+            f"({len(channels)} layers of stride 2), got {shape}; use fewer channels=... or larger images."
+        )
+    if not channels:
+        raise ValueError(
+            "channels is empty: name at least one convolution, e.g. channels=(32, 64)."
+        )
+    _as_shape(channels, "channels")
+    return shape  # type: ignore[return-value]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters (or buffers) lie; the CPU for a module with none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,122 @@
+"""Objectives: what training makes small, in nats, one number an example.
+
+An objective takes a model and a batch and returns a dictionary of named terms, each of shape
+(B,). ``"loss"`` comes first and is what the gradient is taken of, after the mean over the batch.
+Everything is **summed** over pixels and latent dimensions and **averaged** over the batch, so the
+loss does not change with the batch size, and is a number of nats an image.
+"""
+
+from __future__ import annotations
+
+from math import log, prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vae_tutorial.autoencoder import Autoencoder
+from vae_tutorial.vae import VAE
+
+Terms = dict[str, Tensor]
+
+
+def binary_cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
+    """The binary cross-entropy of an image, summed over its pixels.
+
+    -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] with y = sigmoid(logits), computed from the
+    logits. For binary pixels this is exactly -log p(x|z) of a Bernoulli (Kingma & Welling 2013,
+    appendix C.1, equation 11); for greys it is the customary shortcut.
+
+    Args:
+        logits: (..., C, H, W).
+        x: images in [0, 1], of a shape that broadcasts with ``logits``.
+
+    Returns:
+        (...), in nats an image.
+    """
+    logits, x = torch.broadcast_tensors(logits, x)
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((-3, -2, -1))
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag(exp(log_variance))) || N(0, I)) in closed form.
+
+    -1/2 sum_d (1 + log sigma_d^2 - mu_d^2 - sigma_d^2), Kingma & Welling (2013), appendix B and
+    equation 10.
+
+    Args:
+        mean: (..., D).
+        log_variance: (..., D), the logarithm of sigma squared.
+
+    Returns:
+        (...), in nats; never negative.
+    """
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1)
+
+
+def kl_monte_carlo(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    """KL(q || p) estimated from samples z of q: the mean of log q(z) - log p(z).
+
+    Unbiased, for any two distributions that can name their densities. A single estimate can be
+    negative; its expectation cannot.
+
+    Args:
+        q: batch shape (B,), event shape (D,).
+        p: the same event shape.
+        z: (S, B, D), drawn from q.
+
+    Returns:
+        (B,), in nats.
+    """
+    return (q.log_prob(z) - p.log_prob(z)).mean(0)
+
+
+def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    """KL(q || p), shape (B,): in closed form where torch knows one, else by Monte Carlo over z."""
+    try:
+        kl = torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return kl_monte_carlo(q, p, z)
+    return kl.expand(q.batch_shape)
+
+
+def elbo(vae: VAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:
+    """The negative evidence lower bound, by the reparameterized estimator with S samples.
+
+    -log p(x) <= E_q(z|x)[-log p(x|z)] + KL(q(z|x) || p(z)), Kingma & Welling (2013), equation 3
+    with the estimator of equation 7. The expectation averages **log-likelihoods** over samples of z; averaging
+    logits or images before the likelihood would be a different, and wrong, number (by Jensen's
+    inequality it is not even a bound).
+
+    Args:
+        vae: the model.
+        x: images (B, C, H, W) in [0, 1].
+        beta: weight of the KL term in the loss (Higgins et al. 2017). At 1 the loss is the
+            negative ELBO; anything else is an objective, not a bound to be quoted.
+        samples: S, how many z are drawn for an image.
+
+    Returns:
+        ``loss`` = ``reconstruction`` + beta * ``kl``, each of shape (B,), in nats an image.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    q = vae.encoder(x)  # batch (B,), event (D,)
+    z = q.rsample((samples,))  # (S, B, D), differentiable in the parameters of q
+    reconstruction = -vae.decoder(z).log_prob(x).mean(0)  # (S, B) -> (B,)
+    kl = kl_divergence(q, vae.prior(), z)  # (B,)
+    return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def reconstruction_error(model: Autoencoder, x: Tensor) -> Terms:
+    """The plain autoencoder's loss: -log p(x|z) at the one code z of x, shape (B,), in nats."""
+    return {"loss": -model.decoder(model.encode(x)).log_prob(x)}
+
+
+def bits_per_dimension(nats: float | Tensor, image_shape: tuple[int, ...]) -> float | Tensor:
+    """Nats an image to bits a pixel and channel: divide by (number of dimensions times ln 2).
+
+    Only for a likelihood of the 8-bit values themselves do these compare with published bits per
+    dimension; see the chapter on likelihoods in the literature, e.g. Theis et al. (2016).
+    """
+    return nats / (prod(image_shape) * log(2))

@@ -1,0 +1,386 @@
+"""Every figure of the book: data in, a matplotlib ``Figure`` out; nothing here trains or draws.
+
+Figures are made without pyplot's global state. So a notebook shows one by ending a cell with the
+call, and nothing is shown twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Ten classes, the same colours in every chapter, told apart by most colour-blind readers.
+PALETTE = sns.color_palette("colorblind", 10).as_hex()
+TRAIN, HELD_OUT, ACCENT, INK = PALETTE[0], PALETTE[1], PALETTE[2], "#26323f"
+SEQUENTIAL, DIVERGING = "viridis", "vlag"
+WIDTH = 7.2  # inches; with the dpi below a figure fills the text column
+
+
+def use_style() -> None:
+    """The book's one style: seaborn's ticks on matplotlib, labels one can read on a phone."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=PALETTE,
+        rc={
+            "figure.dpi": 120,
+            "savefig.dpi": 120,
+            "figure.figsize": (WIDTH, 4.0),
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.titlesize": 12,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "axes.labelsize": 11.5,
+            "xtick.labelsize": 10.5,
+            "ytick.labelsize": 10.5,
+            "legend.fontsize": 10.5,
+            "legend.frameon": False,
+            "image.interpolation": "none",
+            "image.cmap": "gray",
+            "axes.grid": False,
+        },
+    )
+
+
+def figure(width: float = WIDTH, height: float = 4.0) -> Figure:
+    """An empty figure with constrained layout, in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def to_array(images: Tensor | np.ndarray) -> np.ndarray:
+    """Images (..., C, H, W), bytes or floats, to floats (..., H, W) or (..., H, W, 3) in [0, 1]."""
+    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    if array.ndim < 3 or array.shape[-3] not in (1, 3):
+        raise ValueError(f"expected images (..., C, H, W) with C of 1 or 3, got {array.shape}")
+    array = array / 255.0 if array.dtype == np.uint8 else array.clip(0, 1)
+    return array[..., 0, :, :] if array.shape[-3] == 1 else np.moveaxis(array, -3, -1)
+
+
+def mosaic(
+    images: Tensor | np.ndarray, columns: int, gap: int = 1, paper: float = 1.0
+) -> np.ndarray:
+    """Images (N, C, H, W) side by side in one array, row by row, ``gap`` pixels of paper between."""
+    array = to_array(images)
+    n, h, w = array.shape[:3]
+    rows = -(-n // columns)
+    shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, *array.shape[3:])
+    sheet = np.full(shape, paper, dtype=float)
+    for i, image in enumerate(array):
+        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
+        sheet[top : top + h, left : left + w] = image
+    return sheet
+
+
+def show_image(ax: Axes, sheet: np.ndarray, **kwargs) -> mpl.image.AxesImage:
+    """One array of greys or colours in [0, 1] on an axes without ticks; pixels stay pixels."""
+    shown = ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none", **kwargs)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return shown
+
+
+def image_grid(
+    images: Tensor | np.ndarray, columns: int = 10, *, title: str = "", width: float = WIDTH
+) -> Figure:
+    """A sheet of images, row by row.
+
+    Args:
+        images: (N, C, H, W).
+        columns: how many in a row.
+    """
+    sheet = mosaic(images, columns)
+    fig = figure(width, width * sheet.shape[0] / sheet.shape[1] + (0.35 if title else 0.05))
+    ax = fig.subplots()
+    show_image(ax, sheet)
+    ax.set_title(title)
+    return fig
+
+
+def image_rows(rows: Mapping[str, Tensor | np.ndarray], *, width: float = WIDTH) -> Figure:
+    """Rows of images under each other, each with its name on the left.
+
+    Args:
+        rows: name to images (N, C, H, W), the same N throughout.
+    """
+    sheets = {name: mosaic(images, len(images)) for name, images in rows.items()}
+    first = next(iter(sheets.values()))
+    label_width = 0.085 * max(len(line) for name in rows for line in name.split("\n")) + 0.15
+    height = (width - label_width) * first.shape[0] / first.shape[1]
+    fig = figure(width, len(rows) * (height + 0.06))
+    fig.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0, wspace=0)
+    axes = fig.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for ax, (name, sheet) in zip(axes, sheets.items(), strict=True):
+        show_image(ax, sheet)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
+    return fig
+
+
+def manifold(
+    images: Tensor, *, ticks: Sequence[float] | None = None, title: str = "", ax: Axes | None = None,
+    labels: tuple[str, str] = ("$z_1$", "$z_2$"), width: float = WIDTH,
+) -> Figure:  # fmt: skip
+    """Decoded images of a grid over the latent plane, drawn as one sheet with axes.
+
+    Args:
+        images: (n, n, C, H, W), the first row at the top (see ``latent.linear_grid``).
+        ticks: the grid's coordinates along an axis, ascending; five of them are marked.
+        title: above the sheet.
+        ax: draw here, in an existing figure.
+    """
+    n = len(images)
+    sheet = mosaic(images.flatten(0, 1), n, gap=0)
+    fig = figure(width, width) if ax is None else ax.figure
+    ax = fig.subplots() if ax is None else ax
+    ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none")
+    ax.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
+    ax.spines[:].set_visible(False)
+    if ticks is not None:
+        shown = np.unique(np.linspace(0, n - 1, 5).round().astype(int))
+        cell = sheet.shape[0] / n
+        text = [f"{float(ticks[i]):.1f}".replace("-", "\N{MINUS SIGN}") for i in shown]
+        ax.set_xticks((shown + 0.5) * cell - 0.5, text)
+        ax.set_yticks((n - 1 - shown + 0.5) * cell - 0.5, text)
+        ax.tick_params(length=3)
+    ax.set_title(title)
+    return fig
+
+
+def manifolds(
+    panels: Mapping[str, tuple[Tensor, Sequence[float]]], *, width: float = 11.0
+) -> Figure:
+    """Several :func:`manifold` sheets side by side: title to (images, ticks)."""
+    fig = figure(width, width / len(panels) + 0.35)
+    axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, (images, ticks)) in zip(axes, panels.items(), strict=True):
+        manifold(images, ticks=ticks, title=title, ax=ax)
+    return fig
+
+
+def loss_curves(
+    history: pd.DataFrame, terms: Sequence[str] = ("loss", "reconstruction", "kl"), *,
+    names: Mapping[str, str] | None = None, skip: int = 0,
+) -> Figure:  # fmt: skip
+    """One panel a term: training and held-out images over the epochs.
+
+    Args:
+        history: what :func:`~vae_tutorial.training.fit` returned.
+        terms: the history's columns to show.
+        names: nicer titles for them.
+        skip: leave out the first epochs, whose loss would flatten the rest.
+    """
+    titles = {"loss": "Negative ELBO", "reconstruction": "Reconstruction term", "kl": "KL term"}
+    titles |= names or {}
+    rows = history[(history.scope == "epoch") & (history.epoch > skip)]
+    fig = figure(3.4 * len(terms) + 0.6, 3.3)
+    axes = fig.subplots(1, len(terms), squeeze=False)[0]
+    for ax, term in zip(axes, terms, strict=True):
+        for split, colour, line in (("train", TRAIN, "-"), ("held-out", HELD_OUT, "--")):
+            part = rows[rows.split == split]
+            if len(part):
+                ax.plot(part.epoch, part[term], line, color=colour, label=split, lw=2)
+        ax.set(title=titles.get(term, term), xlabel="epoch")
+    axes[0].set_ylabel("nats an image")
+    axes[0].legend()
+    return fig
+
+
+def latent_scatter(
+    codes: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, classes: Sequence[str] = tuple("0123456789"),
+    title: str = "", limit: float | None = None, axis_names: tuple[str, str] | None = ("$z_1$", "$z_2$"),
+    ax: Axes | None = None, legend: bool = True, size: float = 5.0,
+) -> Figure:  # fmt: skip
+    """Codes in the plane, coloured by class, each class named at its median.
+
+    Args:
+        codes: (N, 2).
+        labels: (N,), numbers into ``classes``.
+        limit: half the side of the square shown; by default everything is.
+        axis_names: ``None`` hides the axes, for embeddings whose units mean nothing.
+        ax: draw here, in an existing figure.
+    """
+    codes, labels = np.asarray(codes), np.asarray(labels)
+    if codes.ndim != 2 or codes.shape[1] != 2:
+        raise ValueError(f"codes must be (N, 2), got {codes.shape}; embed them first (PCA, t-SNE)")
+    fig = figure(6.4, 5.8) if ax is None else ax.figure
+    ax = fig.subplots() if ax is None else ax
+    # One call in the order given: class by class, the last class would hide the others.
+    colours = np.array(PALETTE)[labels % len(PALETTE)]
+    ax.scatter(*codes.T, c=colours, s=size, alpha=0.65, linewidths=0, rasterized=True)
+    for k in np.unique(labels):
+        x, y = np.median(codes[labels == k], axis=0)
+        ax.text(
+            x, y, classes[k], ha="center", va="center", fontsize=12, weight="bold", color="white",
+            bbox={"boxstyle": "circle,pad=0.22", "fc": PALETTE[k % 10], "ec": "white", "lw": 1.2},
+        )  # fmt: skip
+    if limit is not None:
+        ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    ax.set_aspect("equal", adjustable="box" if limit is not None else "datalim")
+    if axis_names is None:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    else:
+        ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
+    ax.set_title(title)
+    if legend and max(len(c) for c in classes) > 2:  # digits are named by their badges alone
+        handles = [
+            mpl.lines.Line2D([], [], marker="o", ls="", color=PALETTE[k % 10])
+            for k in np.unique(labels)
+        ]
+        ax.legend(
+            handles,
+            [classes[k] for k in np.unique(labels)],
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
+    return fig
+
+
+def latent_scatters(
+    panels: Mapping[str, Tensor | np.ndarray],
+    labels: Tensor | np.ndarray,
+    *,
+    width: float = 11.0,
+    **kwargs,
+) -> Figure:
+    """Several :func:`latent_scatter` side by side: title to codes (N, 2) of the same images."""
+    fig = figure(width, width / len(panels) + 0.2)
+    axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, codes) in zip(axes, panels.items(), strict=True):
+        latent_scatter(codes, labels, title=title, ax=ax, legend=ax is axes[-1], **kwargs)
+    return fig
+
+
+def prior_circles(fig: Figure) -> Figure:
+    """On a latent scatter: the circles that hold 39%, 86% and 99% of a 2-D standard normal."""
+    for ax in fig.axes:
+        for radius in (1, 2, 3):
+            circle = mpl.patches.Circle(
+                (0, 0), radius, fill=False, ec=INK, lw=1, ls="--", alpha=0.7
+            )
+            ax.add_patch(circle)
+    return fig
+
+
+def marginals(
+    codes: Mapping[str, Tensor], *, columns: int = 5, limit: float = 4.0, bins: int = 41
+) -> Figure:
+    """Histograms of each latent dimension, with the standard normal's density over them.
+
+    Args:
+        codes: name to codes (N, D), the same D throughout.
+        columns: panels a row.
+        limit: the axis runs from -limit to limit; codes beyond it are counted in the last bin.
+    """
+    d = next(iter(codes.values())).shape[1]
+    rows = -(-d // columns)
+    fig = figure(WIDTH * 1.3, 1.45 * rows + 0.7)
+    axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    edges = np.linspace(-limit, limit, bins)
+    grid = np.linspace(-limit, limit, 200)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    for i, ax in enumerate(axes):
+        ax.set_visible(i < d)
+        if i >= d:
+            continue
+        for (name, code), colour in zip(codes.items(), (TRAIN, HELD_OUT), strict=False):
+            values = code[:, i].numpy().clip(-limit, limit)
+            ax.hist(values, edges, density=True, color=colour, alpha=0.55, label=name)
+        ax.plot(grid, density, color=INK, lw=1.3, label="standard normal")
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+        ax.set_title(f"$z_{{{i + 1}}}$", fontsize=10.5, y=0.72, x=0.03)
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside upper center", ncols=len(handles))
+    return fig
+
+
+def pair_plot(
+    codes: Tensor,
+    dimensions: Sequence[int],
+    *,
+    title: str = "",
+    limit: float = 4.0,
+    width: float = WIDTH,
+) -> Figure:
+    """Two-dimensional histograms of every pair of the named dimensions, marginals on the diagonal.
+
+    Args:
+        codes: (N, D).
+        dimensions: which of the D, counted from 0.
+        limit: the axes run from -limit to limit.
+    """
+    k = len(dimensions)
+    array = codes.numpy()
+    fig = figure(width, width * 0.97)
+    axes = fig.subplots(k, k, sharex=True, squeeze=False)
+    edges = np.linspace(-limit, limit, 46)
+    grid = np.linspace(-limit, limit, 200)
+    for row, i in enumerate(dimensions):
+        for col, j in enumerate(dimensions):
+            ax = axes[row, col]
+            ax.set(xticks=[-limit / 2, 0, limit / 2])
+            if col > row:
+                ax.set_visible(False)
+                continue
+            if row == col:
+                ax.hist(
+                    array[:, i].clip(-limit, limit), edges, density=True, color=TRAIN, alpha=0.6
+                )
+                ax.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color=INK, lw=1.3)
+                ax.set(yticks=[])
+                ax.spines["left"].set_visible(False)
+            else:
+                ax.hist2d(
+                    array[:, j], array[:, i], [edges, edges], cmap=SEQUENTIAL, rasterized=True
+                )
+                for radius in (1, 2):
+                    ax.add_patch(
+                        mpl.patches.Circle((0, 0), radius, fill=False, ec="white", lw=0.8, ls="--")
+                    )
+                ax.set(ylim=(-limit, limit), yticks=[-limit / 2, 0, limit / 2] if col == 0 else [])
+            ax.set_xlim(-limit, limit)
+            if row == k - 1:
+                ax.set_xlabel(f"$z_{{{j + 1}}}$")
+            if col == 0 and row > 0:
+                ax.set_ylabel(f"$z_{{{i + 1}}}$")
+    if title:
+        fig.suptitle(title, x=0.02, ha="left", weight="bold", fontsize=12)
+    return fig
+
+
+def bars(
+    values: Mapping[str, float] | pd.Series, *, xlabel: str, title: str = "", fmt: str = "%.1f"
+) -> Figure:
+    """Horizontal bars with their values written at the end."""
+    names = list(values.keys())
+    fig = figure(WIDTH, 0.5 * len(names) + 1.1)
+    ax = fig.subplots()
+    drawn = ax.barh(
+        names, [float(values[n]) for n in names], color=PALETTE[: len(names)], height=0.62
+    )
+    ax.bar_label(drawn, fmt=fmt, padding=5)
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set(xlabel=xlabel, title=title)
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return fig
+
+
+def save(fig: Figure, path, *, dpi: int = 200) -> None:
+    """Write a figure as PNG; ``torch`` and time leave no trace in the bytes."""
+    fig.savefig(path, dpi=dpi, metadata={"Software": None}, bbox_inches="tight")
