@@ -8,7 +8,8 @@ SITE   := book/_build/html
 WORKERS ?= 2
 
 BOOK_SOURCES := $(shell find book notebooks vae_tutorial -type f \
-	-not -path 'book/_build/*' -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
+	-not -path 'book/_build/*' -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null) \
+	$(wildcard artifacts/*/run.json)
 
 .DEFAULT_GOAL := help
 .PHONY: help book test notebooks lab url lint clean

@@ -101,14 +101,14 @@ def fit_or_load(
         run = load_run(folder, model, configuration)
         run.model.to(device)
         return run
-    if folder.exists() and not retrain and (folder / "model.safetensors").exists():
+    checkpoint = folder / "checkpoint.safetensors"
+    if (folder / "model.safetensors").exists() and not (retrain or checkpoint.exists()):
         raise ValueError(
             f"{folder} holds weights but no run.json: a damaged run. Restore the file, or delete the folder "
             "to train anew; nothing was overwritten."
         )
 
     reset_parameters(model, settings.get("seed", 0))
-    checkpoint = folder / "checkpoint.safetensors"
     if retrain and not _resumable(checkpoint, folder):
         checkpoint.unlink(missing_ok=True)
     start = time.perf_counter()

@@ -174,11 +174,11 @@ def _load_torchvision(name: str, root: Path) -> ImageData:
         try:
             part = source(root=str(root), train=train, download=False)
             complete = part.data.shape == ((60000 if train else 10000), 28, 28)
-        except RuntimeError:  # torchvision's word for "not there"
+        except Exception as error:  # a damaged file fails in torchvision in many ways
+            if not str(error).startswith("Dataset not found"):
+                raise ValueError(_damaged(name, root, class_name, error)) from error
             part = _download(source, name, root, train)
             complete = True
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(_damaged(name, root, class_name, error)) from error
         if not complete or len(part.targets) != len(part.data):
             raise ValueError(_damaged(name, root, class_name, "wrong number of images"))
         parts[train] = part.data.unsqueeze(1).contiguous(), part.targets.long()
@@ -252,8 +252,13 @@ def _load_folder(folder: Path) -> ImageData:
         )
     arrays = []
     for path in files:
-        with Image.open(path) as image:
-            arrays.append(np.asarray(image.convert("L" if image.mode in "1L" else "RGB")))
+        try:
+            with Image.open(path) as image:
+                arrays.append(np.asarray(image.convert("L" if image.mode in "1L" else "RGB")))
+        except OSError as error:
+            raise ValueError(
+                f"{path} is damaged or no image ({error}); restore or remove it"
+            ) from error
     shapes = {a.shape for a in arrays}
     if len({s[:2] for s in shapes}) > 1:
         raise ValueError(

@@ -52,7 +52,8 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     Returns:
         (...), in nats; never negative.
     """
-    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1)
+    # expm1(v) is exp(v) - 1 without the rounding that makes the sum slightly negative near v = 0.
+    return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(-1)
 
 
 def kl_monte_carlo(q: Distribution, p: Distribution, z: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -123,13 +124,17 @@ def fit(
     identity = {  # what a checkpoint must agree on
         "epochs": epochs,
         "steps_per_epoch": len(batches),
+        "batch_size": batch_size,
         "seed": seed,
         "learning_rate": repr(rate),
         "schedules": {k: repr(v) for k, v in schedules.items()},
         "clip_norm": clip_norm,
         "objective": describe(objective),
+        "transform": None if transform is None else describe(transform),
         "model": str(model),
     }
+    if checkpoint is not None:
+        identity |= {"images": _fingerprint(images), "held_out": _fingerprint(held_out)}
     rows: list[dict] = []
     first_epoch, elapsed = 0, 0.0
     if checkpoint is not None and Path(checkpoint).exists():
@@ -174,8 +179,8 @@ def fit(
                     raise ValueError("the images gave no batch at all; is the data set empty?")
                 names = list(means)
                 # Sums over mini-batches in float64: a mean of 50,000 losses keeps its digits.
-                log = torch.stack(logs).double().cpu()
-                _check_finite(log[:, 2:], names, epoch, len(batches))
+                log = torch.stack(logs).cpu().double()
+                _check_finite(log[:, 1:], ["gradient_norm", *names], epoch, len(batches))
                 seconds = time.perf_counter() - start
                 rows += _step_rows(log, names, rates, epoch, len(batches))
                 rows.append(
@@ -232,12 +237,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             error.errno,
             f"could not write {path} ({error.strerror}); the file that was there is unchanged. "
             "Is the disk full?",
         ) from error
+    finally:  # also when a notebook's cell is interrupted; after the rename there is nothing left
+        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------ the details
@@ -250,11 +256,22 @@ def _as_batches(images, batch_size: int, device: torch.device, shuffle: bool):
         raise ValueError(
             f"images must be a tensor (N, C, H, W) or a DataLoader with a length, got {type(images)}"
         )
-    first = next(iter(images), None)
+    with seeded(0):  # looking at the first batch leaves the global random state alone
+        first = next(iter(images), None)
     if first is None:
         raise ValueError("the DataLoader is empty: it gave no batch")
     check_images(first[0] if isinstance(first, (tuple, list)) else first)
     return images
+
+
+def _fingerprint(images) -> str | None:
+    """What a checkpoint knows its images by: a checksum of a tensor, a loader's length."""
+    if images is None:
+        return None
+    if not isinstance(images, Tensor):
+        return f"a loader of {len(images)} batches"
+    digest = hashlib.sha256(images.detach().cpu().contiguous().numpy()).hexdigest()
+    return f"{tuple(images.shape)}, sha256 {digest}"
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
@@ -271,11 +288,7 @@ def _evaluate(model, objective, batches, prepared) -> dict[str, float]:
         x = prepared(batch)
         count += len(x)
         for name, term in objective(model, x).items():
-            total[name] = (
-                total.get(name, 0) + term.double().sum()
-                if term.device.type != "mps"
-                else (total.get(name, 0) + term.sum())
-            )
+            total[name] = total.get(name, 0.0) + term.sum()  # summed on the device, read at the end
     model.train()
     return {name: float(value) / count for name, value in total.items()}
 
@@ -288,7 +301,7 @@ def _check_finite(log: Tensor, names: list[str], epoch: int, steps_per_epoch: in
             f"{n} = {float(v)}" for n, v, b in zip(names, log[row], bad[row], strict=True) if b
         ]
         raise NonFiniteLossError(
-            f"the loss is not finite at step {epoch * steps_per_epoch + row + 1} (epoch {epoch + 1}): "
+            f"the loss or its gradient is not finite at step {epoch * steps_per_epoch + row + 1} (epoch {epoch + 1}): "
             f"{', '.join(terms)}. Lower the learning rate, clip gradients (clip_norm), or bound the "
             "log-variances (log_variance_bound). Earlier checkpoints are untouched."
         )

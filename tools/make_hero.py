@@ -1,0 +1,80 @@
+"""Draw the front page's figure from the committed run ``vae-2d``: the plane that it learnt.
+
+    python tools/make_hero.py
+
+Every small image is what the decoder makes of one point of the latent plane. Its ink has the
+colour of the digits whose codes lie around that point, mixed in proportion. One picture for the
+light theme and one for the dark; the background is transparent in both.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+
+from vae_tutorial import (
+    MLP,
+    VAE,
+    Bernoulli,
+    Decoder,
+    Encoder,
+    MeanFieldGaussian,
+    StandardNormal,
+    data,
+    latent,
+)
+from vae_tutorial.artifacts import load_run
+from vae_tutorial.plots import PALETTE
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS, ROWS = 38, 19
+SCALE = 2  # picture pixels a pixel of an image
+
+
+def main() -> int:
+    mnist = data.load("mnist")
+    shape = mnist.image_shape
+    posterior, likelihood = MeanFieldGaussian(2), Bernoulli(shape, greys=True)
+    vae = VAE(
+        Encoder(MLP(shape, posterior.param_shape, (512, 256)), posterior),
+        Decoder(MLP(2, likelihood.param_shape, (256, 512)), likelihood),
+        StandardNormal(2),
+    )
+    load_run(ROOT / "artifacts" / "vae-2d", vae)
+
+    # Quantiles of the prior along both axes: every cell is equally probable.
+    x = torch.special.ndtri((torch.arange(COLUMNS) + 0.5) / COLUMNS)
+    y = torch.special.ndtri((torch.arange(ROWS) + 0.5) / ROWS).flip(0)
+    z = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (ROWS, COLUMNS, 2)
+    ink = latent.decode(vae, z)[:, :, 0].numpy()  # (ROWS, COLUMNS, H, W)
+
+    codes = latent.encode(vae, mnist.train.images[:20_000])
+    neighbours = KNeighborsClassifier(60).fit(codes.numpy(), mnist.train.labels[:20_000].numpy())
+    share = neighbours.predict_proba(z.reshape(-1, 2).numpy())  # (ROWS * COLUMNS, 10)
+
+    for theme, lift in (("light", 0.0), ("dark", 0.35)):
+        # On a dark page the same hues, lifted towards white.
+        palette = np.array([to_rgb(c) for c in PALETTE]) * (1 - lift) + lift
+        colour = (share @ palette).reshape(ROWS, COLUMNS, 1, 1, 3)
+        rgba = np.concatenate(
+            [np.broadcast_to(colour, (*ink.shape, 3)), ink[..., None] ** 0.8], axis=-1
+        )
+        sheet = rgba.transpose(0, 2, 1, 3, 4).reshape(ROWS * 28, COLUMNS * 28, 4)
+        image = Image.fromarray((sheet * 255).round().astype(np.uint8), "RGBA")
+        image = image.resize((COLUMNS * 28 * SCALE // 2, ROWS * 28 * SCALE // 2), Image.LANCZOS)
+        path = ROOT / "book" / "_static" / f"hero-{theme}.png"
+        image.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+        print(
+            f"{path.relative_to(ROOT)}: {image.size[0]}x{image.size[1]}, {path.stat().st_size / 1e3:.0f} kB"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
