@@ -280,19 +280,29 @@ def test_mnist(mnist):
 
 def write_idx(path: Path, array: np.ndarray) -> None:
     """A file in MNIST's format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def write_mnist(root: Path, n_train=60_000, n_test=10_000) -> Path:
-    """Black images in torchvision's layout; the first has one white pixel. Returns the folder."""
-    folder = root / "MNIST" / "raw"
-    for stem, n in (("train", n_train), ("t10k", n_test)):
-        images = np.zeros((n, 28, 28))
+@pytest.fixture(scope="session")
+def black_mnist(tmp_path_factory):
+    """Black images in torchvision's files; the first has one white pixel."""
+    folder = tmp_path_factory.mktemp("mnist")
+    for stem, n in (("train", 60_000), ("t10k", 10_000)):
+        images = np.zeros((n, 28, 28), np.uint8)
         images[0, 3, 4] = 255
         write_idx(folder / f"{stem}-images-idx3-ubyte", images)
         write_idx(folder / f"{stem}-labels-idx1-ubyte", np.arange(n) % 10)
+    return folder
+
+
+@pytest.fixture
+def raw(black_mnist, tmp_path):
+    """Links to those files in torchvision's layout under ``tmp_path``."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for path in black_mnist.iterdir():
+        (folder / path.name).symlink_to(path)
     return folder
 
 
@@ -309,8 +319,7 @@ def no_network(monkeypatch):
     return asked
 
 
-def test_mnist_layout_in_a_root_of_ones_own(tmp_path, no_network, monkeypatch):
-    write_mnist(tmp_path)
+def test_mnist_layout_in_a_root_of_ones_own(tmp_path, raw, no_network, monkeypatch):
     loaded = data.load("mnist", root=tmp_path)
     assert [len(part) for part in splits(loaded)] == [55_000, 5_000, 10_000]
     assert loaded.test.images[0, 0, 3, 4] == 255  # axes in the right order
@@ -325,20 +334,26 @@ def test_mnist_layout_in_a_root_of_ones_own(tmp_path, no_network, monkeypatch):
 @pytest.mark.parametrize("keep", [0, 3, 10, 16, 20_000])
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte",
                                   "t10k-images-idx3-ubyte"])  # fmt: skip
-def test_half_downloaded_files_are_named_and_kept(tmp_path, no_network, name, keep):
-    path = write_mnist(tmp_path, 2000 if "t10k" in name else 60_000, 10_000) / name
+def test_half_downloaded_files_are_named_and_kept(tmp_path, raw, no_network, name, keep):
+    path = raw / name
     content = path.read_bytes()[:keep]
+    path.unlink()
     path.write_bytes(content)
     with pytest.raises(ValueError, match="damaged or half downloaded") as caught:
         data.load("mnist", root=tmp_path)
-    assert str(path.parent) in str(caught.value)
+    assert str(raw) in str(caught.value)
     assert "Delete that folder" in str(caught.value)
     assert path.read_bytes() == content
     assert not no_network
 
 
-def test_too_few_images_are_damage(tmp_path, no_network):
-    write_mnist(tmp_path, n_test=9_999)
+def test_too_few_images_are_damage(tmp_path, raw, no_network):
+    for kind, array in (
+        ("images-idx3", np.zeros((9_999, 28, 28))),
+        ("labels-idx1", np.zeros(9_999)),
+    ):
+        (raw / f"t10k-{kind}-ubyte").unlink()
+        write_idx(raw / f"t10k-{kind}-ubyte", array)
     with pytest.raises(ValueError, match="wrong number of images"):
         data.load("mnist", root=tmp_path)
 
@@ -364,9 +379,19 @@ def test_environment_chooses_the_data_set(monkeypatch, tmp_path):
     monkeypatch.setenv("VAE_TUTORIAL_DATA", str(tmp_path / "there"))
     assert data.data_root() == tmp_path / "there"
     assert data.data_root(tmp_path) == tmp_path
-    monkeypatch.delenv("VAE_TUTORIAL_DATA")
-    monkeypatch.chdir(ROOT / "notebooks")
-    assert data.data_root() == ROOT / "data"
+
+
+def test_paths_hang_on_the_checkout_or_else_on_the_working_directory(
+    monkeypatch, tmp_path, recwarn
+):
+    monkeypatch.delenv("VAE_TUTORIAL_DATA", raising=False)
+    (tmp_path / "checkout" / "notebooks").mkdir(parents=True)
+    (tmp_path / "checkout" / ".git").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout" / "notebooks")
+    assert data.data_root() == tmp_path / "checkout" / "data"
+    (tmp_path / "checkout" / ".git").rmdir()
+    assert data.data_root() == tmp_path / "checkout" / "notebooks" / "data"
+    assert not recwarn.list
 
 
 def test_unknown_data_set():

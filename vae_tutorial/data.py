@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -113,10 +114,10 @@ def project_root() -> Path:
     """The checkout around the working directory, or the working directory where there is none."""
     from pyhere import here
 
-    try:
-        return Path(here())
-    except (FileNotFoundError, OSError, RuntimeError):
-        return Path.cwd()
+    with warnings.catch_warnings():  # where nothing is found, pyhere warns and answers with "/"
+        warnings.simplefilter("ignore")
+        found = Path(here())
+    return found if found != Path(found.anchor) else Path.cwd()
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ call, and nothing is shown twice.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -54,6 +55,30 @@ def use_style() -> None:
             "axes.grid": False,
         },
     )
+    _show_in_notebooks()
+
+
+def _show_in_notebooks() -> None:
+    """Have IPython show a Figure, though it was made without pyplot."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    if (shell := get_ipython()) is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Figure, to_png)
+
+
+def to_png(fig: Figure) -> bytes:
+    """A figure as a PNG of 256 colours, a third of the size of one in full colour."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", bbox_inches="tight")
+    full = Image.open(buffer).convert("RGB")
+    small = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    small.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def figure(width: float = WIDTH, height: float = 4.0) -> Figure:

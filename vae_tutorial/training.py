@@ -334,7 +334,8 @@ def _resume(path: Path, model, optimizer, identity: dict) -> tuple[int, float, l
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["vae_tutorial"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Cloned: the optimizer must not go on working in memory that is mapped to the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the checkpoint {path} is damaged ({error}); delete it to train from the start"

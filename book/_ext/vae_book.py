@@ -87,6 +87,8 @@ def rewrite_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
         kept.append(cell)
     notebook["cells"] = kept
     notebook["metadata"].pop("widgets", None)  # progress bars: their scripts come from elsewhere
+    # The lexer that knows Jupyter's own lines, such as "!git clone" in the setup cell.
+    notebook["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     source[0] = json.dumps(notebook)
 
 
