@@ -101,9 +101,10 @@ def plain_vae() -> VAE:
 def chapter_vae() -> VAE:
     """The model of chapter 2."""
     posterior, likelihood = MeanFieldGaussian(2), Bernoulli(SHAPE, greys=True)
+    hidden = (512, 256, 256, 128)
     return VAE(
-        Encoder(MLP(SHAPE, posterior.param_shape, (512, 256)), posterior),
-        Decoder(MLP(2, likelihood.param_shape, (256, 512)), likelihood),
+        Encoder(MLP(SHAPE, posterior.param_shape, hidden, nn.SiLU), posterior),
+        Decoder(MLP(2, likelihood.param_shape, hidden[::-1], nn.SiLU), likelihood),
         StandardNormal(2),
     )
 
@@ -207,8 +208,8 @@ def main(arguments: list[str] | None = None) -> dict:
     for epochs in range(1, options.longest + 1):
         with seeded(0):
             vae = chapter_vae()
-        rate = OneCycle(2e-3)
-        seconds = timed_fit(vae, images, epochs=epochs, batch_size=128, learning_rate=rate)
+        rate = OneCycle(4e-3)
+        seconds = timed_fit(vae, images, epochs=epochs, batch_size=256, learning_rate=rate)
         reached = negative_elbo(vae, test)
         print(f"    {epochs} epoch(s): {seconds:.1f} s, test negative ELBO {reached:.2f} nats")
         b = {"epochs": epochs, "seconds": seconds, "test_negative_elbo": reached}

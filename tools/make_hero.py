@@ -17,6 +17,7 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
 from vae_tutorial import (
     MLP,
@@ -33,6 +34,7 @@ from vae_tutorial.artifacts import load_run
 from vae_tutorial.plots import PALETTE
 
 ROOT = Path(__file__).resolve().parent.parent
+HIDDEN = (512, 256, 256, 128)  # as in chapter 2
 COLUMNS, ROWS = 38, 19
 SCALE = 2  # picture pixels a pixel of an image
 
@@ -42,8 +44,8 @@ def main() -> int:
     shape = mnist.image_shape
     posterior, likelihood = MeanFieldGaussian(2), Bernoulli(shape, greys=True)
     vae = VAE(
-        Encoder(MLP(shape, posterior.param_shape, (512, 256)), posterior),
-        Decoder(MLP(2, likelihood.param_shape, (256, 512)), likelihood),
+        Encoder(MLP(shape, posterior.param_shape, HIDDEN, nn.SiLU), posterior),
+        Decoder(MLP(2, likelihood.param_shape, HIDDEN[::-1], nn.SiLU), likelihood),
         StandardNormal(2),
     )
     load_run(ROOT / "artifacts" / "vae-2d", vae)

@@ -53,6 +53,11 @@ class Bernoulli(nn.Module):
         self.param_shape = self.image_shape
 
     def forward(self, logits: Tensor) -> Distribution:
+        if tuple(logits.shape[-3:]) != self.image_shape:
+            raise ValueError(
+                f"Bernoulli expects one logit a pixel, (..., {', '.join(map(str, self.image_shape))}), "
+                f"got {tuple(logits.shape)}; give the network out_shape=likelihood.param_shape."
+            )
         if self.greys:
             return Independent(TorchBernoulli(logits=logits, validate_args=False), 3)
         return Independent(_StrictBernoulli(logits=logits, validate_args=False), 3)

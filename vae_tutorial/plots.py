@@ -141,6 +141,9 @@ def image_rows(rows: Mapping[str, Tensor | np.ndarray], *, width: float = WIDTH)
     Args:
         rows: name to images (N, C, H, W), the same N throughout.
     """
+    counts = {name: len(images) for name, images in rows.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"every row needs the same number of images, got {counts}")
     sheets = {name: mosaic(images, len(images)) for name, images in rows.items()}
     first = next(iter(sheets.values()))
     label_width = 0.085 * max(len(line) for name in rows for line in name.split("\n")) + 0.15

@@ -20,8 +20,9 @@ def check_latent_dim(latent_dim: int) -> int:
 def bounded(value: Tensor, bound: float | None) -> Tensor:
     """Squash to (-bound, bound) smoothly: the identity near zero, flat far out.
 
-    ``bound * tanh(value / bound)``. A hard clamp would stop the gradient altogether, and a
-    log-variance that has run away could never come back.
+    ``bound * tanh(value / bound)``. A hard clamp has no gradient beyond the bound, and a
+    log-variance that has run away could never come back. Here it fades gradually: at three
+    times the bound it is still 1% of its full size (far beyond, it vanishes in float32, too).
     """
     return value if bound is None else bound * torch.tanh(value / bound)
 
@@ -56,6 +57,12 @@ class MeanFieldGaussian(nn.Module):
         self.param_shape = (2 * latent_dim,)
 
     def forward(self, parameters: Tensor) -> Distribution:
+        if parameters.shape[-1:] != self.param_shape:
+            raise ValueError(
+                f"MeanFieldGaussian(latent_dim={self.latent_dim}) needs {self.param_shape[0]} numbers "
+                f"an example (means, then log-variances), got a batch of shape "
+                f"{tuple(parameters.shape)}; give the network out_shape=posterior.param_shape."
+            )
         mean, log_variance = parameters.chunk(2, dim=-1)  # each (B, D)
         scale = torch.exp(0.5 * bounded(log_variance, self.log_variance_bound))
         # Validation would stop a diverging run with torch's own message; `fit` looks at every

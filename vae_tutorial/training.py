@@ -64,6 +64,7 @@ def fit(
     schedules: Mapping[str, Schedule] | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     clip_norm: float | None = 100.0,
+    weight_decay: float | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
@@ -90,6 +91,8 @@ def fit(
         transform: applied to each float batch, training and held-out, for example
             :func:`~vae_tutorial.likelihoods.binarize`.
         clip_norm: gradients longer than this are shortened to it; ``None`` leaves them.
+        weight_decay: AdamW's decoupled decay (Loshchilov & Hutter 2019): every step pulls each
+            parameter towards zero by learning rate times this. ``None`` trains with plain Adam.
         seed: covers the order of the images and every draw. On the CPU the same seed gives the
             same bytes (with the same number of threads). Initial weights are drawn when the model
             is built: seed that, too.
@@ -97,7 +100,7 @@ def fit(
         checkpoint: a file that is replaced atomically after every epoch. When it is there, its
             configuration must match, and training goes on from it to the same bytes as a run that
             was never interrupted. It holds tensors and JSON; nothing is unpickled.
-        progress: show a bar.
+        progress: show a bar (never where the environment says ``TQDM_DISABLE=1``).
 
     Returns:
         One row a step and one a split and epoch, told apart by ``scope`` ("step" or "epoch") and
@@ -118,7 +121,12 @@ def fit(
     rate = learning_rate if callable(learning_rate) else Constant(learning_rate)
     schedules = dict(schedules or {})
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=rate(0.0), fused=True)
+    if weight_decay is None:
+        optimizer = torch.optim.Adam(parameters, lr=rate(0.0), fused=True)
+    else:
+        optimizer = torch.optim.AdamW(
+            parameters, lr=rate(0.0), weight_decay=weight_decay, fused=True
+        )
     total_steps = epochs * len(batches)
 
     identity = {  # what a checkpoint must agree on
@@ -129,6 +137,7 @@ def fit(
         "learning_rate": repr(rate),
         "schedules": {k: repr(v) for k, v in schedules.items()},
         "clip_norm": clip_norm,
+        "weight_decay": weight_decay,
         "objective": describe(objective),
         "transform": None if transform is None else describe(transform),
         "model": str(model),
@@ -146,8 +155,8 @@ def fit(
         return x if transform is None else transform(x)
 
     start = time.perf_counter() - elapsed
-    bar = tqdm(total=total_steps, initial=first_epoch * len(batches), disable=not progress)
-    with bar:
+    hidden = not progress or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    with tqdm(total=total_steps, initial=first_epoch * len(batches), disable=hidden) as bar:
         for epoch in range(first_epoch, epochs):
             # Each epoch is seeded from (seed, epoch). So an epoch does not depend on the draws
             # before it, and resuming needs no saved random state.
@@ -218,7 +227,15 @@ def describe(thing: object) -> str:
     if hasattr(thing, "func") and hasattr(thing, "keywords"):  # functools.partial
         extra = ", ".join(f"{k}={v!r}" for k, v in sorted(thing.keywords.items()))
         return f"{describe(thing.func)}({extra})"
-    return getattr(thing, "__qualname__", None) or repr(thing)
+    name = getattr(thing, "__qualname__", None)
+    if name is None:
+        return repr(thing)
+    if "<lambda>" in name:
+        raise ValueError(
+            "a lambda has no name that tells it from another one, so a stored run or checkpoint "
+            "could not say what it was made with; give the function a name with def."
+        )
+    return name
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -302,8 +319,10 @@ def _check_finite(log: Tensor, names: list[str], epoch: int, steps_per_epoch: in
         ]
         raise NonFiniteLossError(
             f"the loss or its gradient is not finite at step {epoch * steps_per_epoch + row + 1} (epoch {epoch + 1}): "
-            f"{', '.join(terms)}. Lower the learning rate, clip gradients (clip_norm), or bound the "
-            "log-variances (log_variance_bound). Earlier checkpoints are untouched."
+            f"{', '.join(terms)}. Bound the log-variances (log_variance_bound), lower the learning "
+            "rate or warm it up (schedules.OneCycle). Clipping (clip_norm) shortens a long "
+            "gradient, but not Adam's first steps, whose length is the learning rate. "
+            "Earlier checkpoints are untouched."
         )
 
 

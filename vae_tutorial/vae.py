@@ -96,6 +96,13 @@ class VAE(nn.Module):
                 f"the posterior has latent_dim={dims[0]} and the prior latent_dim={dims[1]}; "
                 "give both the same."
             )
+        seen = getattr(encoder.network, "in_shape", None)
+        drawn = getattr(decoder.likelihood, "image_shape", None)
+        if seen is not None and drawn is not None and tuple(seen) != tuple(drawn):
+            raise ValueError(
+                f"the encoder reads images of shape {tuple(seen)} and the decoder gives {tuple(drawn)}; "
+                "build both for the same image shape."
+            )
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
