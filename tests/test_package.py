@@ -175,6 +175,12 @@ ENCODER, DECODER = Encoder(MLP(IMAGE, 4), POSTERIOR), Decoder(MLP(2, IMAGE), LIK
         (lambda: Encoder(MLP(IMAGE, 2), POSTERIOR), r"out_shape=posterior.param_shape"),
         (lambda: Decoder(MLP(2, 64), LIKELIHOOD), r"needs \(1, 8, 8\).*likelihood.param_shape"),
         (lambda: VAE(ENCODER, DECODER, vt.StandardNormal(3)), "latent_dim=2 and the prior.*3"),
+        (
+            lambda: VAE(Encoder(MLP((3, 8, 8), 4), POSTERIOR), DECODER, vt.StandardNormal(2)),
+            r"reads images of shape \(3, 8, 8\) and the decoder gives \(1, 8, 8\)",
+        ),
+        (lambda: POSTERIOR(torch.zeros(5, 6)), r"needs 4 numbers.*got .*\(5, 6\)"),
+        (lambda: LIKELIHOOD(torch.zeros(5, 3, 8, 8)), r"\(\.\.\., 1, 8, 8\), got \(5, 3, 8, 8\)"),
         (lambda: vt.MeanFieldGaussian(2, log_variance_bound=0), "positive or None"),
         (lambda: vt.Bernoulli((8, 8)), r"\(C, H, W\), got \(8, 8\)"),
         (lambda: MLP((1, 0), 2), "positive whole numbers"),
@@ -391,6 +397,10 @@ def test_paths_hang_on_the_checkout_or_else_on_the_working_directory(
     assert data.data_root() == tmp_path / "checkout" / "data"
     (tmp_path / "checkout" / ".git").rmdir()
     assert data.data_root() == tmp_path / "checkout" / "notebooks" / "data"
+    # The repository's own .here file marks its root where there is no .git: a downloaded archive.
+    (tmp_path / "checkout" / ".here").touch()
+    assert (ROOT / ".here").exists()
+    assert data.data_root() == tmp_path / "checkout" / "data"
     assert not recwarn.list
 
 
@@ -582,6 +592,10 @@ def test_mosaic_puts_every_pixel_in_its_place():
     [
         (lambda: plots.image_grid(torch.zeros(3, 2, 5, 5)), "C of 1 or 3"),
         (lambda: plots.image_grid(torch.zeros(5, 5)), "C of 1 or 3"),
+        (
+            lambda: plots.image_rows({"a": torch.zeros(3, 1, 5, 5), "b": torch.zeros(2, 1, 5, 5)}),
+            "same number of images, got {'a': 3, 'b': 2}",
+        ),
         (
             lambda: plots.latent_scatter(torch.zeros(9, 3), torch.zeros(9)),
             r"\(N, 2\), got \(9, 3\)",

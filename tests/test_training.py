@@ -196,6 +196,30 @@ def test_clipping():
     assert distance(clip_norm=1.0) < 1e-6 < distance(clip_norm=None)
 
 
+def test_weight_decay_shrinks_the_weights_and_is_decoupled_from_the_gradient():
+    # Without a gradient AdamW multiplies a parameter by (1 - rate * decay) a step (Loshchilov &
+    # Hutter 2019, algorithm 2), and Adam leaves it alone.
+    def flat(model, x):
+        return {"loss": 0 * elbo(model, x)["loss"]}
+
+    start = weights(tiny_vae((1, 6, 6)))
+    decayed = weights(train(objective=flat, learning_rate=0.01, weight_decay=0.5)[0])
+    for name, value in start.items():
+        torch.testing.assert_close(decayed[name], value * (1 - 0.01 * 0.5) ** (3 * STEPS))
+    assert same(start, weights(train(objective=flat, learning_rate=0.01)[0]))
+
+
+def test_no_bar_where_the_environment_says_so(monkeypatch, capsys):
+    def fit_with_a_bar():
+        fit(tiny_vae((1, 6, 6)), elbo, IMAGES, epochs=1, batch_size=10, device="cpu")
+        return capsys.readouterr().err
+
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert fit_with_a_bar() == ""
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    assert "5/5" in fit_with_a_bar()
+
+
 def scaled_elbo(model, x, factor):
     return {"loss": factor * elbo(model, x)["loss"]}
 
@@ -723,3 +747,5 @@ def test_describe_holds_no_addresses():
     described = training.describe(partial(elbo, samples=2, beta=3.0))
     assert described == "elbo(beta=3.0, samples=2)"
     assert training.describe(OneCycle(0.1)) == "OneCycle(peak=0.1, warm_up=0.1)"
+    with pytest.raises(ValueError, match="a lambda has no name.*with def"):
+        training.describe(lambda model, x: elbo(model, x))
