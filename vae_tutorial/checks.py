@@ -9,6 +9,7 @@ which is what the tests look at.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 
 import torch
 
@@ -67,18 +68,103 @@ def _close(answer, expected, hint: str, tolerance: float = 1e-4) -> None:
         raise Hint(hint)
 
 
-# ------------------------------------------------------------- 1. The autoencoder
-
-
-# ------------------------------------------------- 2. The variational autoencoder
-
-
 def _same(answer, expected) -> bool:
     """Whether a tensor equals another up to rounding, without complaint about its shape."""
     answer = torch.as_tensor(answer).detach()
     return answer.shape == expected.shape and torch.allclose(
         answer.double(), expected.double(), rtol=1e-4, atol=1e-4
     )
+
+
+# ------------------------------------------------------------- 1. The autoencoder
+
+
+@exercise("ch01-bce")
+def _bce(answer) -> str:
+    generator = torch.Generator().manual_seed(1)
+    y, x = 0.05 + 0.9 * torch.rand(2, 4, 784, generator=generator)
+    # -log p of a Bernoulli with probability y, once for each of the two values, mixed by the grey.
+    white, black = -torch.log(y.double()), -torch.log1p(-y.double())
+    each = x * white + (1 - x) * black  # (4, 784)
+    got = answer(y, x)
+    if _same(got, each):
+        raise Hint("These are the pixels one by one. Sum over the last axis.")
+    if _same(got, each.mean(1)):
+        raise Hint("You averaged over the pixels. Sum over them.")
+    if _same(got, each.sum()) or _same(got, each.sum(1).mean()):
+        raise Hint("One number an image is asked for: keep the batch axis.")
+    if _same(got, -each.sum(1)):
+        raise Hint("The sign is turned round: a loss is large when the reconstruction is bad.")
+    if _same(got, (x * white).sum(1)):
+        raise Hint("The second half is missing: the black part, (1 - x) log(1 - y).")
+    if _same(got, (y * -x.double().log() + (1 - y) * -torch.log1p(-x.double())).sum(1)):
+        raise Hint("x and y have changed places: the logarithm is taken of the reconstruction.")
+    _close(got, each.sum(1), "Compare with -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)].")
+    return "In nats an image."
+
+
+@exercise("ch01-floor")
+def _floor(answer) -> str:
+    value = float(answer)
+    if value == 0:
+        raise Hint("It is not zero: put x = y = 0.5 into the formula.")
+    if abs(value - log(2)) < 0.01:
+        raise Hint("That is one pixel. There are 784.")
+    if abs(value - 784) < 0.01:
+        raise Hint("That is in bits. One bit is log 2 nats.")
+    if abs(value - 392 * log(2)) < 0.01:
+        raise Hint("Each pixel has two terms, one for its white half and one for its black half.")
+    greys = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    smallest = float((-0.5 * greys.log() - 0.5 * torch.log1p(-greys)).min())
+    _close(value, 784 * smallest, "Which y makes -0.5 log y - 0.5 log(1 - y) smallest?", 1e-3)
+    return "No network can do better, however large."
+
+
+@exercise("ch01-pca")
+def _pca(answer) -> str:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(30, 6, generator=generator) @ torch.randn(6, 6, generator=generator) + 5
+    mean, k = x.mean(0), 2
+
+    def project(points: torch.Tensor, centre: torch.Tensor, columns: slice) -> torch.Tensor:
+        moments = (points - centre).T.double() @ (points - centre).double()
+        vectors = torch.linalg.eigh(moments)[1][:, columns]  # in ascending order
+        return (points - centre).double() @ vectors @ vectors.T + centre
+
+    expected = project(x, mean, slice(-k, None))
+    got = answer(x, k)
+    if _same(got, expected - mean):
+        raise Hint("Nearly. Add the mean again at the end.")
+    if _same(got, project(x, torch.zeros(6), slice(-k, None))):
+        raise Hint("The points are not centred. Subtract their mean first.")
+    if _same(got, project(x, mean, slice(None, k))):
+        raise Hint("These are the last components: torch.linalg.eigh sorts in ascending order.")
+    if torch.as_tensor(got).shape == (30, k):
+        raise Hint("These are the k numbers of each point. Turn them back into points.")
+    _close(got, expected, "Centre, project on the first k components, come back, add the mean.")
+    return "An eigendecomposition of the covariance matrix gives the same."
+
+
+@exercise("ch01-scale")
+def _scale(answer) -> str:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(7, 2, generator=generator)
+    matrix = torch.tensor([[2.0, 1.0], [0.5, 3.0]])
+    z = torch.randn(5, 2, generator=generator)
+    got = torch.as_tensor(answer(weight, matrix))
+    if _same(got, weight @ matrix):
+        raise Hint("The decoder must undo A, not apply it once more.")
+    if _same(got, weight @ torch.linalg.inv(matrix).T):
+        raise Hint("Nearly: the inverse is transposed. Write out W_new A z = W z for a column z.")
+    if got.shape != weight.shape:
+        raise Hint(f"Expected the shape of W, {tuple(weight.shape)}, got {tuple(got.shape)}.")
+    before = torch.einsum("hd,nd->nh", weight, z)
+    after = torch.einsum("hd,de,ne->nh", got, matrix, z)
+    _close(after, before, "W_new A z must equal W z for every z.")
+    return "So the coordinates of a code mean nothing by themselves."
+
+
+# ------------------------------------------------- 2. The variational autoencoder
 
 
 def _gaussian_numbers(batch: int, latent_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

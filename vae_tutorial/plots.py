@@ -251,7 +251,7 @@ def latent_scatter(
     for k in np.unique(labels):
         x, y = np.median(codes[labels == k], axis=0)
         ax.text(
-            x, y, classes[k], ha="center", va="center", fontsize=12, weight="bold", color="white",
+            x, y, classes[k], ha="center", va="center", fontsize=12, weight="bold", color="white", clip_on=True,
             bbox={"boxstyle": "circle,pad=0.22", "fc": PALETTE[k % 10], "ec": "white", "lw": 1.2},
         )  # fmt: skip
     if limit is not None:

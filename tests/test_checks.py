@@ -1,0 +1,126 @@
+"""The exercises: the right answer passes, and each plausible wrong one gets a hint of its own."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+
+from vae_tutorial import checks
+
+
+def bce(y, x):
+    return -(x * y.log() + (1 - x) * (1 - y).log()).sum(1)
+
+
+def pca(x, k, first=True):
+    mean = x.mean(0)
+    rows = torch.linalg.svd(x - mean, full_matrices=False)[2]
+    rows = rows[:k] if first else rows[-k:]
+    return mean + (x - mean) @ rows.T @ rows
+
+
+def uncentred(x, k):
+    rows = torch.linalg.svd(x, full_matrices=False)[2][:k]
+    return x @ rows.T @ rows
+
+
+def kl(mean, log_variance):
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1)
+
+
+def draw(mean, log_variance, noise):
+    return mean + torch.exp(0.5 * log_variance) * noise
+
+
+def log_likelihood(logits, x):
+    return (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
+
+
+def bound(logits, x, mean, log_variance):
+    return log_likelihood(logits, x).mean(0) - kl(mean, log_variance)
+
+
+RIGHT = {
+    "ch01-bce": bce,
+    "ch01-floor": 784 * math.log(2),
+    "ch01-pca": pca,
+    "ch01-scale": lambda W, A: W @ torch.linalg.inv(A),
+    "ch02-kl": kl,
+    "ch02-sample": draw,
+    "ch02-elbo": bound,
+    "ch02-beta": 3 * 32 * 32 / 20,
+}
+
+WRONG = [
+    ("ch01-bce", lambda y, x: -bce(y, x), "sign is turned round"),
+    ("ch01-bce", lambda y, x: bce(y, x) / 784, "averaged over the pixels"),
+    ("ch01-bce", lambda y, x: bce(y, x).mean(), "keep the batch axis"),
+    ("ch01-bce", lambda y, x: -(x * y.log() + (1 - x) * (1 - y).log()), "one by one"),
+    ("ch01-bce", lambda y, x: -(x * y.log()).sum(1), "second half is missing"),
+    ("ch01-bce", lambda y, x: bce(x, y), "changed places"),
+    ("ch01-bce", lambda y, x: 2 * bce(y, x), "Compare with"),
+    ("ch01-floor", 0.0, "not zero"),
+    ("ch01-floor", math.log(2), "one pixel"),
+    ("ch01-floor", 784, "in bits"),
+    ("ch01-floor", 392 * math.log(2), "two terms"),
+    ("ch01-floor", 500.0, "smallest?"),
+    ("ch01-pca", lambda x, k: pca(x, k) - x.mean(0), "Add the mean"),
+    ("ch01-pca", uncentred, "not centred"),
+    ("ch01-pca", lambda x, k: pca(x, k, first=False), "last components"),
+    ("ch01-pca", lambda x, k: x[:, :k], "Turn them back"),
+    ("ch01-pca", lambda x, k: x, "Centre, project"),
+    ("ch01-scale", lambda W, A: W @ A, "must undo A"),
+    ("ch01-scale", lambda W, A: W @ torch.linalg.inv(A).T, "transposed"),
+    ("ch01-scale", lambda W, A: torch.linalg.inv(A), "shape of W"),
+    ("ch01-scale", lambda W, A: W, "for every z"),
+    ("ch02-kl", lambda m, v: -kl(m, v), "never negative"),
+    ("ch02-kl", lambda m, v: kl(m, v) / 3, "averaged over the latent"),
+    ("ch02-kl", lambda m, v: 0.5 * (m**2 + v.exp() - 1 - v), "one by one"),
+    ("ch02-kl", lambda m, v: kl(m, 2 * v), r"log\(sigma\^2\)"),
+    ("ch02-kl", lambda m, v: 2 * kl(m, v), "term by term"),
+    ("ch02-sample", lambda m, v, e: m + v.exp() * e, "square root"),
+    ("ch02-sample", lambda m, v, e: m + v * e, "Turn it into a standard deviation"),
+    ("ch02-sample", lambda m, v, e: draw(m, v, e).detach(), "no gradient can flow"),
+    ("ch02-sample", lambda m, v, e: draw(m, v.detach(), e), "gets no gradient"),
+    ("ch02-sample", lambda m, v, e: m - draw(m, v, e), "Shift standard normal"),
+    ("ch02-elbo", lambda a, x, m, v: log_likelihood(a.mean(0), x) - kl(m, v), "averaged the logits"),
+    ("ch02-elbo", lambda a, x, m, v: -bound(a, x, m, v), "negative ELBO"),
+    ("ch02-elbo", lambda a, x, m, v: log_likelihood(a, x).mean(0) / 784 - kl(m, v), "the pixels"),
+    ("ch02-elbo", lambda a, x, m, v: log_likelihood(a, x).sum(0) - kl(m, v), "over the samples"),
+    ("ch02-elbo", lambda a, x, m, v: log_likelihood(a, x).mean(0) + kl(m, v), "wrong sign"),
+    ("ch02-elbo", lambda a, x, m, v: bound(a, x, m, v) + 1, "Sum over pixels"),
+    ("ch02-beta", 3072, "averaged, too"),
+    ("ch02-beta", 784, "colour images"),
+    ("ch02-beta", 20 / 3072, "Upside down"),
+    ("ch02-beta", 7, "Multiply the loss"),
+]  # fmt: skip
+
+
+def test_every_exercise_is_answered_here():
+    registered = {name for name in checks._CHECKS if name.startswith("ch")}
+    assert registered == set(RIGHT) == {name for name, _, _ in WRONG}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers(name, capsys):
+    assert checks.check(name, RIGHT[name])
+    assert capsys.readouterr().out.startswith(f"{name}: right.")
+
+
+@pytest.mark.parametrize(("name", "answer", "hint"), WRONG)
+def test_wrong_answers_get_their_own_hint(name, answer, hint, capsys):
+    assert not checks.check(name, answer)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name}: not yet.")
+    assert re.search(hint, said), said
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_open_and_unusable_answers(name, capsys):
+    assert not checks.check(name, ...)
+    assert "not answered yet" in capsys.readouterr().out
+    assert not checks.check(name, "what?")
+    assert "could not be used" in capsys.readouterr().out
