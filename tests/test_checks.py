@@ -43,6 +43,14 @@ def bound(logits, x, mean, log_variance):
     return log_likelihood(logits, x).mean(0) - kl(mean, log_variance)
 
 
+def variance(mean, log_variance):
+    return mean.var(0, correction=0) + log_variance.exp().mean(0)
+
+
+def factor(codes):
+    return torch.linalg.cholesky(codes.T.cov())
+
+
 RIGHT = {
     "ch01-bce": bce,
     "ch01-floor": 784 * math.log(2),
@@ -52,6 +60,9 @@ RIGHT = {
     "ch02-sample": draw,
     "ch02-elbo": bound,
     "ch02-beta": 3 * 32 * 32 / 20,
+    "ch03-variance": variance,
+    "ch03-fitted": lambda z, e: z.mean(0) + e @ factor(z).T,
+    "ch03-midpoint": 10**0.5,
 }
 
 WRONG = [
@@ -96,6 +107,22 @@ WRONG = [
     ("ch02-beta", 784, "colour images"),
     ("ch02-beta", 20 / 3072, "Upside down"),
     ("ch02-beta", 7, "Multiply the loss"),
+    ("ch03-variance", lambda m, v: m.var(0, correction=0), "means alone"),
+    ("ch03-variance", lambda m, v: v.exp().mean(0), "within an image alone"),
+    ("ch03-variance", lambda m, v: m.var(0, correction=0) + v.mean(0), "into a variance"),
+    ("ch03-variance", lambda m, v: m.var(0) + v.exp().mean(0), "Divide by N"),
+    ("ch03-variance", lambda m, v: m.var(0, correction=0) + (v / 2).exp().mean(0) ** 2, "Average"),
+    ("ch03-variance", lambda m, v: variance(m, v).sum(), "shape"),
+    ("ch03-fitted", lambda z, e: e @ factor(z).T, "centred at zero"),
+    ("ch03-fitted", lambda z, e: z.mean(0) + e @ z.T.cov(), "Take a factor"),
+    ("ch03-fitted", lambda z, e: z.mean(0) + e * z.std(0), "correlations are missing"),
+    ("ch03-fitted", lambda z, e: z.mean(0) + e @ factor(z), "transposed"),
+    ("ch03-fitted", lambda z, e: z.mean(0) + e, "must be that of the codes"),
+    ("ch03-fitted", lambda z, e: z.mean(0), "four draws"),
+    ("ch03-midpoint", 20**0.5, "the ends"),
+    ("ch03-midpoint", 20**0.5 / 2, "the other one"),
+    ("ch03-midpoint", 10, "Take the root"),
+    ("ch03-midpoint", 3.0, "one dimension"),
 ]  # fmt: skip
 
 

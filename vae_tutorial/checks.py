@@ -265,3 +265,64 @@ def _beta(answer) -> str:
 
 
 # ----------------------------------------------------- 3. Autoencoder against VAE
+
+
+@exercise("ch03-variance")
+def _variance(answer) -> str:
+    mean, log_variance = _gaussian_numbers(6, 3)
+    # Independently: moments of a mixture of six Gaussians, E[z^2] - E[z]^2.
+    second = (mean.double() ** 2 + log_variance.double().exp()).mean(0)
+    expected = second - mean.double().mean(0) ** 2  # (D,)
+    between = mean.double().var(0, correction=0)
+    got = answer(mean, log_variance)
+    if _same(got, between):
+        raise Hint("This is the spread of the means alone. Each posterior has a width, too.")
+    if _same(got, log_variance.exp().mean(0)):
+        raise Hint("This is the width within an image alone. The means differ, too.")
+    if _same(got, between + log_variance.mean(0)):
+        raise Hint("The second argument is log(sigma^2). Turn it into a variance first.")
+    if _same(got, mean.var(0) + log_variance.exp().mean(0)):
+        raise Hint("Nearly: you divided by N - 1. Divide by N.")
+    if _same(got, between + (0.5 * log_variance).exp().mean(0) ** 2):
+        raise Hint("Average the variances, not the standard deviations.")
+    _close(got, expected, "Variance of the means plus mean of the variances: shape (D,).")
+    return "The moments of the mixture say the same."
+
+
+@exercise("ch03-fitted")
+def _fitted(answer) -> str:
+    generator = torch.Generator().manual_seed(11)
+    codes = torch.randn(40, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 2
+    mean, covariance = codes.double().mean(0), torch.cov(codes.T.double())
+    # What an affine function of the noise is made of: its value at zero, and at each unit vector.
+    got = torch.as_tensor(answer(codes, torch.cat([torch.zeros(1, 3), torch.eye(3)]))).double()
+    if got.shape != (4, 3):
+        raise Hint(f"Four rows of noise must give four draws, (4, 3), got {tuple(got.shape)}.")
+    if _same(got[0], torch.zeros(3)):
+        raise Hint("The draws are centred at zero. Add the mean of the codes.")
+    _close(got[0], mean, "Where the noise is zero, the draw must be the mean of the codes.")
+    columns = (got[1:] - got[0]).T  # L, with the image of each unit vector as a column
+    if _same(columns, covariance):
+        raise Hint("You multiplied by the covariance. Take a factor L of it, with L L' = C.")
+    if _same(columns, torch.diag(codes.double().std(0))):
+        raise Hint("The widths are right, the correlations are missing.")
+    if _same(columns.T @ columns, covariance) and not _same(columns @ columns.T, covariance):
+        raise Hint("L is transposed: with one draw a row, it is noise @ L.T.")
+    _close(columns @ columns.T, covariance, "The draws' covariance must be that of the codes.")
+    return "Mean and covariance are those of the codes."
+
+
+@exercise("ch03-midpoint")
+def _midpoint(answer) -> str:
+    value = float(answer)
+    if abs(value - 20**0.5) < 0.01:
+        raise Hint("That is the length of the ends. The average of two draws varies less.")
+    if abs(value - 20**0.5 / 2) < 0.01:
+        raise Hint("Half of the length of one draw: where is the other one?")
+    if abs(value - 10) < 0.01:
+        raise Hint("That is the mean squared length. Take the root.")
+    # Var[(a + b) / 2] from the covariance of the pair (a, b), which is the identity.
+    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    expected = float(20 * (half @ torch.eye(2, dtype=torch.float64) @ half)) ** 0.5
+    _close(value, expected, "What is the variance of (a + b) / 2 in one dimension?", 2e-3)
+    return "A straight walk cuts through the inside of the shell."

@@ -326,7 +326,7 @@ def marginals(
             continue
         for (name, code), colour in zip(codes.items(), (TRAIN, HELD_OUT), strict=False):
             values = code[:, i].numpy().clip(-limit, limit)
-            ax.hist(values, edges, density=True, color=colour, alpha=0.55, label=name)
+            ax.hist(values, edges, density=True, color=colour, alpha=0.55, lw=0, label=name)
         ax.plot(grid, density, color=INK, lw=1.3, label="standard normal")
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -366,7 +366,7 @@ def pair_plot(
                 continue
             if row == col:
                 ax.hist(
-                    array[:, i].clip(-limit, limit), edges, density=True, color=TRAIN, alpha=0.6
+                    array[:, i].clip(-limit, limit), edges, density=True, color=TRAIN, alpha=0.6, lw=0
                 )
                 ax.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color=INK, lw=1.3)
                 ax.set(yticks=[])
