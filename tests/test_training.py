@@ -747,5 +747,5 @@ def test_describe_holds_no_addresses():
     described = training.describe(partial(elbo, samples=2, beta=3.0))
     assert described == "elbo(beta=3.0, samples=2)"
     assert training.describe(OneCycle(0.1)) == "OneCycle(peak=0.1, warm_up=0.1)"
-    with pytest.raises(ValueError, match="a lambda has no name.*with def"):
+    with pytest.raises(ValueError, match=r"a lambda has no name.*with def"):
         training.describe(lambda model, x: elbo(model, x))

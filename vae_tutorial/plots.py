@@ -366,7 +366,12 @@ def pair_plot(
                 continue
             if row == col:
                 ax.hist(
-                    array[:, i].clip(-limit, limit), edges, density=True, color=TRAIN, alpha=0.6, lw=0
+                    array[:, i].clip(-limit, limit),
+                    edges,
+                    density=True,
+                    color=TRAIN,
+                    alpha=0.6,
+                    lw=0,
                 )
                 ax.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color=INK, lw=1.3)
                 ax.set(yticks=[])
