@@ -241,7 +241,6 @@ COLUMNS = [
     "KL",
     "Epochs",
     "Training time",
-    "Device",
 ]
 
 
@@ -268,7 +267,6 @@ def describe(path: Path, run: dict[str, Any]) -> list[str]:
         kl,
         "–" if epochs is None else str(epochs),
         duration(run.get("seconds")),
-        str(run.get("device") or "–"),
     ]
 
 
@@ -287,7 +285,7 @@ class RunTable(SphinxDirective):
         else:
             lines = [
                 "| " + " | ".join(COLUMNS) + " |",
-                "| --- | --- " + "| ---: " * 6 + "| --- |",
+                "| --- | --- " + "| ---: " * 6 + "|",
                 *("| " + " | ".join(describe(path, run)) + " |" for path, run in runs),
                 "",
             ]
@@ -302,10 +300,11 @@ class RunTable(SphinxDirective):
                 ]
                 versions = run.get("versions") or {}
                 facts = [
+                    f"on {run['device']}" if "device" in run else "",
                     f"seed {run['seed']}" if "seed" in run else "",
                     *(f"{name} {version}" for name, version in versions.items()),
                 ]
-                lines += ["", "Trained with " + ", ".join(filter(None, facts)) + ".", ":::", ""]
+                lines += ["", "Trained " + ", ".join(filter(None, facts)) + ".", ":::", ""]
         container = nodes.container(classes=["vae-runs"])
         self.state.nested_parse(StringList(lines, source="run-table"), 0, container)
         return [container]
