@@ -9,6 +9,10 @@ from torch.distributions import Distribution, Independent, Normal
 from vae_tutorial.posteriors import check_latent_dim
 
 
+class IndependentStandardNormal(Independent):
+    """N(0, I) under a name of its own, so that a closed form can be chosen without a look at numbers."""
+
+
 class StandardNormal(nn.Module):
     """The centred isotropic Gaussian p(z) = N(z; 0, I), Kingma & Welling (2013), section 3.
 
@@ -27,7 +31,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> Distribution:
-        return Independent(Normal(self.mean, self.scale, validate_args=False), 1)
+        return IndependentStandardNormal(Normal(self.mean, self.scale, validate_args=False), 1)
 
     def extra_repr(self) -> str:
         return f"latent_dim={self.latent_dim}"
