@@ -51,6 +51,11 @@ def factor(codes):
     return torch.linalg.cholesky(codes.T.cov())
 
 
+def middle(a, b):
+    cosine = a @ b / (a.norm() * b.norm())
+    return (a + b) / (2 * torch.cos(torch.arccos(cosine) / 2))
+
+
 RIGHT = {
     "ch01-bce": bce,
     "ch01-floor": 784 * math.log(2),
@@ -63,6 +68,9 @@ RIGHT = {
     "ch03-variance": variance,
     "ch03-fitted": lambda z, e: z.mean(0) + e @ factor(z).T,
     "ch03-midpoint": 10**0.5,
+    "ch04-middle": middle,
+    "ch04-quarter": 12.5**0.5,
+    "ch04-atleast": 30 - math.log(60_000),
 }
 
 WRONG = [
@@ -123,6 +131,18 @@ WRONG = [
     ("ch03-midpoint", 20**0.5 / 2, "the other one"),
     ("ch03-midpoint", 10, "Take the root"),
     ("ch03-midpoint", 3.0, "one dimension"),
+    ("ch04-middle", lambda a, b: (a + b) / 2, "straight line"),
+    ("ch04-middle", lambda a, b: (a + b) / 2**0.5, "right angles alone"),
+    ("ch04-middle", lambda a, b: (a + b) / (a + b).norm(), "length should lie"),
+    ("ch04-middle", lambda a, b: a, "both weights"),
+    ("ch04-quarter", 20**0.5, "the ends"),
+    ("ch04-quarter", 12.5, "Take the root"),
+    ("ch04-quarter", 10**0.5, "half-way"),
+    ("ch04-quarter", 4.0, "squares"),
+    ("ch04-atleast", math.log(60_000), "The rest"),
+    ("ch04-atleast", 30, "two parts"),
+    ("ch04-atleast", 30 - math.log2(60_000), "natural"),
+    ("ch04-atleast", 5, "less log N"),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.linalg import subspace_angles
+from sklearn.neighbors import NearestNeighbors
 from tiny import random_images, tiny_autoencoder, tiny_vae
 from torch.distributions import MixtureSameFamily, MultivariateNormal, Normal
 from torch.distributions import kl_divergence as torch_kl
@@ -23,6 +24,7 @@ from vae_tutorial.evaluation import (
     evaluate_reconstruction,
     importance_weighted_bound,
     moments_from_standard_normal,
+    nearest_images,
 )
 from vae_tutorial.latent import (
     four_corners,
@@ -31,6 +33,7 @@ from vae_tutorial.latent import (
     nearest_to_class_mean,
     pca,
     quantile_grid,
+    traverse,
 )
 from vae_tutorial.likelihoods import binarize
 from vae_tutorial.objectives import (
@@ -349,6 +352,24 @@ def test_interpolations(seed, steps):
 def test_spherical_interpolation_of_parallel_codes_is_the_line():
     a = torch.tensor([1.0, 2.0])
     torch.testing.assert_close(interpolate(a, 2 * a, 5, spherical=True), interpolate(a, 2 * a, 5))
+
+
+def test_traverse_changes_one_dimension():
+    code, values = torch.randn(5), torch.linspace(-2, 2, 7)
+    codes = traverse(code, 3, values)
+    assert torch.equal(codes[:, 3], values)
+    kept = [0, 1, 2, 4]
+    assert torch.equal(codes[:, kept], code[kept].expand(7, 4))
+
+
+def test_nearest_images_are_scikit_learns():
+    known, labels = random_images(60, (1, 6, 6), seed=1), torch.arange(60) % 7
+    images = random_images(9, (1, 6, 6), seed=2)
+    distance, votes = nearest_images(images, (known * 255).byte(), labels, k=4)
+    model = NearestNeighbors(n_neighbors=4).fit((known * 255).byte().flatten(1).numpy() / 255)
+    expected, found = model.kneighbors(images.flatten(1).numpy())
+    np.testing.assert_allclose(distance, expected[:, 0], rtol=1e-4)
+    assert torch.equal(votes, labels[torch.from_numpy(found)])
 
 
 def test_four_corners_is_bilinear():

@@ -196,6 +196,7 @@ ENCODER, DECODER = Encoder(MLP(IMAGE, 4), POSTERIOR), Decoder(MLP(2, IMAGE), LIK
         (lambda: latent.interpolate(torch.zeros(2), torch.zeros(2), 1), "at least 2"),
         (lambda: latent.interpolate(torch.zeros(2), torch.zeros(3), 4), r"both be \(D,\)"),
         (lambda: latent.interpolate(torch.zeros(2), torch.ones(2), 4, spherical=True), "not zero"),
+        (lambda: latent.traverse(torch.zeros(3), 3, torch.ones(2)), "dimension from 0 to D - 1"),
         (lambda: latent.four_corners(torch.zeros(3, 2), 4), r"\(4, D\), got \(3, 2\)"),
         (lambda: latent.linear_grid(1), "at least 2 points"),
         (lambda: latent.tsne(torch.zeros(5, 2)), "more codes than the perplexity"),

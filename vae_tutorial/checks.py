@@ -326,3 +326,57 @@ def _midpoint(answer) -> str:
     expected = float(20 * (half @ torch.eye(2, dtype=torch.float64) @ half)) ** 0.5
     _close(value, expected, "What is the variance of (a + b) / 2 in one dimension?", 2e-3)
     return "A straight walk cuts through the inside of the shell."
+
+
+# ----------------------------------------------------- 4. Exploring the latent space
+
+
+@exercise("ch04-middle")
+def _middle(answer) -> str:
+    generator = torch.Generator().manual_seed(13)
+    a, b = torch.randn(2, 5, generator=generator)
+    b = 2 * b
+    got = torch.as_tensor(answer(a, b))
+    # Independently: in the plane of a and b, half of the rotation that turns a's direction to b's.
+    first = a / a.norm()
+    second = b - (b @ first) * first
+    second = second / second.norm()
+    angle = torch.atan2(b @ second, b @ first)
+    weight = torch.sin(angle / 2) / torch.sin(angle)
+    expected = weight * (a.norm() + (b @ first)) * first + weight * (b @ second) * second
+    if _same(got, (a + b) / 2):
+        raise Hint("This is half-way on the straight line.")
+    if _same(got, (a + b) / 2**0.5):
+        raise Hint("That is right for right angles alone. These two are at another angle.")
+    if _same(got, (a + b) / (a + b).norm()):
+        raise Hint("The direction is right. The length should lie between those of the ends.")
+    _close(got, expected, "Put t = 1/2 into the formula: both weights are sin(w / 2) / sin(w).")
+    return "It stays in the shell."
+
+
+@exercise("ch04-quarter")
+def _quarter(answer) -> str:
+    value = float(answer)
+    if abs(value - 20**0.5) < 0.01:
+        raise Hint("That is the length of the ends. The straight way leaves the shell.")
+    if abs(value - 12.5) < 0.01:
+        raise Hint("That is the squared length. Take the root.")
+    if abs(value - 10**0.5) < 0.01:
+        raise Hint("That is half-way. A quarter of the way is asked for.")
+    ends = 20**0.5 * torch.eye(2, dtype=torch.float64)  # two vectors at right angles
+    expected = float((0.75 * ends[0] + 0.25 * ends[1]).norm())
+    _close(value, expected, "At right angles the squares of both parts add up.", 2e-3)
+    return "Half-way it is shorter still."
+
+
+@exercise("ch04-atleast")
+def _atleast(answer) -> str:
+    value = float(answer)
+    if abs(value - log(60_000)) < 0.06:
+        raise Hint("That is the most that the middle part can take. The rest is asked for.")
+    if abs(value - 30) < 0.06:
+        raise Hint("The KL term has two parts. The middle one may take up to log N of it.")
+    if abs(value - (30 - log(60_000) / log(2))) < 0.06:
+        raise Hint("log N in nats is the natural logarithm.")
+    _close(value, 30 - torch.tensor(60_000.0, dtype=torch.float64).log(), "30 less log N.", 3e-3)
+    return "However well the model was trained."

@@ -107,6 +107,29 @@ def importance_weighted_bound(
     return _per_image(vae, images, bound, batch_size, seed)["bound"]
 
 
+def nearest_images(
+    images: Tensor, known: Tensor, labels: Tensor, *, k: int = 10
+) -> tuple[Tensor, Tensor]:
+    """How far images are from known ones, and what those show: a judge that knows no model.
+
+    Distances are Euclidean between pixels. So an image that copies a known one scores best, and
+    blur scores well; read such numbers beside the pictures.
+
+    Args:
+        images: (B, C, H, W), to be judged, bytes or floats.
+        known: (N, C, H, W), for example training images.
+        labels: (N,), their classes.
+        k: how many neighbours.
+
+    Returns:
+        The distance to the nearest known image, (B,), and the classes of the k nearest, (B, k).
+    """
+    x, y = (to_float(part).flatten(1) for part in (images, known))  # (B, P), (N, P)
+    squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T  # (B, N)
+    nearest = squares.clamp(min=0).topk(k, largest=False)
+    return nearest.values[:, 0].sqrt(), labels[nearest.indices]
+
+
 def moments_from_standard_normal(codes: Tensor) -> dict[str, float]:
     """How far a cloud of codes is from N(0, I), by its first two moments.
 

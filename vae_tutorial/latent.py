@@ -78,6 +78,26 @@ def interpolate(start: Tensor, end: Tensor, steps: int, *, spherical: bool = Fal
     return (1 - t) * start + t * end
 
 
+def traverse(code: Tensor, dimension: int, values: Tensor) -> Tensor:
+    """Copies of one code, one dimension of which takes the given values in turn.
+
+    Args:
+        code: (D,).
+        dimension: which, counted from 0.
+        values: (steps,).
+
+    Returns:
+        (steps, D).
+    """
+    if code.ndim != 1 or not 0 <= dimension < len(code):
+        raise ValueError(
+            f"needs a code (D,) and a dimension from 0 to D - 1, got {tuple(code.shape)}, {dimension}"
+        )
+    codes = code.repeat(len(values), 1)  # (steps, D)
+    codes[:, dimension] = values
+    return codes
+
+
 def four_corners(corners: Tensor, n: int) -> Tensor:
     """A bilinear grid between four codes: top left, top right, bottom left, bottom right.
 
