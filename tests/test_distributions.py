@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vae_tutorial as vt
+from vae_tutorial.evaluation import evaluate_elbo
 from vae_tutorial.likelihoods import (
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -22,6 +24,7 @@ from vae_tutorial.likelihoods import (
 )
 from vae_tutorial.objectives import full_gaussian_kl, kl_divergence, kl_monte_carlo
 from vae_tutorial.posteriors import FullCovarianceGaussian, MeanFieldGaussian
+from vae_tutorial.schedules import LinearWarmUp, OneCycle
 
 SHAPE = (1, 4, 4)
 LOGITS = st.floats(-100, 100)
@@ -311,3 +314,37 @@ def test_noise_stays_within_its_bounds():
 def test_misuse_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+# ------------------------------------------------------- a whole model with a known optimum
+
+
+def test_a_linear_vae_reaches_probabilistic_pca():
+    """The exact maximum likelihood of Tipping & Bishop (1999), equations 3, 8 and A.5 to A.7."""
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(10, 2)) * [1, 0.7]
+    x = rng.normal(size=(1000, 2)) @ loadings.T + 0.7 * rng.normal(size=(1000, 10))
+    x = 0.5 + 0.45 * x / np.abs(x).max()  # within [0, 1], as images are
+
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    noise = eigenvalues[2:].mean()  # the maximum likelihood sigma^2
+    log_determinant = np.log(eigenvalues[:2]).sum() + 8 * np.log(noise)
+    best = 0.5 * (10 * np.log(2 * np.pi) + log_determinant + 10)  # nats an example
+
+    shape = (1, 1, 10)
+    posterior = MeanFieldGaussian(2)
+    likelihood = Gaussian(shape, bounded_mean=False, smallest_scale=1e-3)
+    torch.manual_seed(0)
+    vae = vt.VAE(
+        vt.Encoder(vt.MLP(shape, posterior.param_shape, ()), posterior),
+        vt.Decoder(vt.MLP(2, likelihood.param_shape, ()), likelihood),
+        vt.StandardNormal(2),
+    )
+    images = torch.from_numpy(x).float().reshape(-1, *shape)
+    # Warm-up: with the noise still wide, the full KL term would switch a latent off for good.
+    vt.fit(vae, partial(vt.elbo, samples=4), images, epochs=600, batch_size=100, learning_rate=OneCycle(0.1),
+           schedules={"beta": LinearWarmUp()}, device="cpu", progress=False)  # fmt: skip
+    reached = evaluate_elbo(vae, images, samples=100)["test_negative_elbo"]
+    assert best - 0.01 < reached < best + 0.05
+    learnt = float(likelihood(torch.zeros(1, *shape)).stddev.detach().mean())
+    assert learnt == pytest.approx(noise**0.5, rel=0.02)

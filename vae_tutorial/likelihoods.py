@@ -117,7 +117,7 @@ def log_normalizer(logits: Tensor) -> Tensor:
     """log C of the continuous Bernoulli, as a function of the logit l: log(l / tanh(l / 2)).
 
     The integral of y^x (1 - y)^(1 - x) over x in [0, 1] is (2 y - 1) / l, and 2 y - 1 =
-    tanh(l / 2). In Loaiza-Ganem & Cunningham (2019), equation 8, the same function of y reads
+    tanh(l / 2). In Loaiza-Ganem & Cunningham (2019) the same function of y reads
     0 / 0 at y = 1/2 and is patched there; of l it is smooth and even, log 2 + l^2 / 12 - ...
     """
     small = logits.abs() < 0.1
@@ -130,7 +130,7 @@ class ContinuousBernoulli(nn.Module):
     """A density for grey pixels in [0, 1]: the Bernoulli formula with its missing normalizer.
 
     p(x|z) = prod_i C(l_i) y_i^x_i (1 - y_i)^(1 - x_i) with y = sigmoid(l), Loaiza-Ganem &
-    Cunningham (2019), equations 6 to 8. The mean of such a pixel is not y, but drawn towards 1/2.
+    Cunningham (2019). The mean of such a pixel is not y, but drawn towards 1/2.
 
     Args:
         image_shape: (C, H, W) of one image.
@@ -166,14 +166,16 @@ class Gaussian(nn.Module):
             pixel, given by the decoder (Kingma & Welling 2013, appendix C.2).
         scale: fixes the homoscedastic standard deviation. ``None`` learns it as a parameter.
             (With it fixed, the log-density is the squared error over 2 sigma^2, and a constant.)
+        bounded_mean: the mean goes through a sigmoid, so that it is a grey in [0, 1]. Without, it
+            is the network's own number: for data that are no images, or a linear decoder.
         smallest_scale: no standard deviation is smaller. Greys that are constant (a black margin)
             would otherwise be worth an unbounded density.
 
     Shape:
         parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
         shape ``(C, H, W)``. ``param_shape`` is (C, H, W) for homoscedastic noise, (C H W + 1,) for
-        imagewise, (2 C, H, W) for pixelwise. The mean is a logit, through a sigmoid; the noise is
-        a log-variance, through a smooth bound.
+        imagewise, (2 C, H, W) for pixelwise: first the means (as logits, if bounded), then the
+        noise as log-variances, through a smooth bound.
 
     Raises:
         ValueError: for another noise model, or a scale given where the decoder gives one.
@@ -185,6 +187,7 @@ class Gaussian(nn.Module):
         *,
         noise: str = "homoscedastic",
         scale: float | None = None,
+        bounded_mean: bool = True,
         smallest_scale: float = 0.01,
     ) -> None:
         super().__init__()
@@ -197,6 +200,7 @@ class Gaussian(nn.Module):
                 f"alone, and must be at least smallest_scale={smallest_scale}; got noise={noise!r}"
             )
         self.noise, self.scale, self.smallest_scale = noise, scale, smallest_scale
+        self.bounded_mean = bounded_mean
         shapes = {"homoscedastic": (c, h, w), "imagewise": (c * h * w + 1,)}
         self.param_shape = shapes.get(noise, (2 * c, h, w))
         if noise == "homoscedastic" and scale is None:
@@ -224,13 +228,14 @@ class Gaussian(nn.Module):
         if self.scale is None:  # squashed to [2 log smallest, 0]: sigma between that and 1
             floor = 2 * math.log(self.smallest_scale)
             log_variance = floor / 2 + bounded(log_variance - floor / 2, -floor / 2)
+        mean = torch.sigmoid(logits) if self.bounded_mean else logits
         scale = torch.exp(0.5 * log_variance)
-        return Independent(Normal(torch.sigmoid(logits), scale, validate_args=False), 3)
+        return Independent(Normal(mean, scale, validate_args=False), 3)
 
     def extra_repr(self) -> str:
         return (
             f"image_shape={self.image_shape}, noise={self.noise!r}, scale={self.scale}, "
-            f"smallest_scale={self.smallest_scale}"
+            f"bounded_mean={self.bounded_mean}, smallest_scale={self.smallest_scale}"
         )
 
 
@@ -274,8 +279,7 @@ class DiscretizedLogistic(nn.Module):
     """A probability for each of the 256 grey values: the logistic density, added up over bins.
 
     P(x) = S((x + 1/510 - mu) / s) - S((x - 1/510 - mu) / s), S the sigmoid; the first bin reaches
-    to minus infinity and the last to infinity (Kingma et al. 2016, section 5; Salimans et al.
-    2017, equation 2). Its negative log is a true code length: nats an image divided by
+    to minus infinity and the last to infinity (Salimans et al. 2017, equation 2). Its negative log is a true code length: nats an image divided by
     (dimensions times ln 2) are bits per dimension.
 
     Args:

@@ -78,7 +78,7 @@ def full_gaussian_kl(mean: Tensor, scale_tril: Tensor) -> Tensor:
     """KL(N(mean, L L') || N(0, I)) in closed form, L a Cholesky factor.
 
     1/2 (tr(L L') + mean' mean - D) - sum_d log L_dd: the general formula for two Gaussians
-    (Duchi 2007, section 9) with a standard normal on the right. The trace is the sum of the
+    (Rasmussen & Williams 2006, equation A.23) with a standard normal on the right. The trace is the sum of the
     squares of L's entries.
 
     Args:

@@ -68,7 +68,7 @@ class FullCovarianceGaussian(nn.Module):
     """The full-covariance Gaussian posterior: latents may depend on each other, given the image.
 
     q(z|x) = N(z; mu(x), L(x) L(x)'), with L lower triangular and a positive diagonal (the Cholesky
-    factor of the covariance; Kingma & Welling 2019, section 2.5.1, equations 2.28 to 2.30). Every
+    factor of the covariance; Kingma & Welling 2019, section 2.5.1). Every
     covariance matrix has exactly one such factor, so nothing is lost and nothing is counted twice.
 
     The network gives ``latent_dim`` means, then ``latent_dim`` log-variances v, then the
