@@ -71,6 +71,9 @@ RIGHT = {
     "ch04-middle": middle,
     "ch04-quarter": 12.5**0.5,
     "ch04-atleast": 30 - math.log(60_000),
+    "ch06-factor": [[2, 0], [1, 2]],
+    "ch06-count": 230,
+    "ch06-price": lambda rho: -0.5 * math.log(1 - rho**2),
 }
 
 WRONG = [
@@ -143,6 +146,18 @@ WRONG = [
     ("ch04-atleast", 30, "two parts"),
     ("ch04-atleast", 30 - math.log2(60_000), "natural"),
     ("ch04-atleast", 5, "less log N"),
+    ("ch06-factor", [2, 1, 2], "two rows"),
+    ("ch06-factor", [[2, 1], [0, 2]], "not below"),
+    ("ch06-factor", [[1, 1], [1, 1]], "upper right"),
+    ("ch06-factor", [[-2, 0], [-1, 2]], "must be positive"),
+    ("ch06-factor", [[2, 0], [2, 5]], "is it the matrix"),
+    ("ch06-count", 420, "square of entries"),
+    ("ch06-count", 210, "means are missing"),
+    ("ch06-count", 40, "mean-field"),
+    ("ch06-count", 400, "the diagonal"),
+    ("ch06-price", lambda rho: 0.5 * math.log(1 - rho**2), "never negative"),
+    ("ch06-price", lambda rho: -math.log(1 - rho**2), "Twice"),
+    ("ch06-price", lambda rho: abs(rho), "Compare"),
 ]  # fmt: skip
 
 

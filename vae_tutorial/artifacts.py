@@ -30,7 +30,7 @@ from vae_tutorial.networks import device_of
 from vae_tutorial.training import default_device, describe, fit, write_atomically
 
 _PACKAGES = ("torch", "torchvision", "numpy", "vae-tutorial")
-_STORED_STEPS = 500  # rows of the per-step history that a run keeps, evenly spaced
+_STORED_STEPS = 100  # rows of the per-step history that a run keeps, evenly spaced
 
 
 @dataclass
@@ -92,7 +92,7 @@ def fit_or_load(
     """
     if retrain is None:
         retrain = os.environ.get("RETRAIN", "0") not in ("", "0")
-    if data.name == "digits":
+    if data.name.startswith("digits"):
         name = f"digits-{name}"
     folder = (Path(root) if root is not None else project_root() / "artifacts") / name
     configuration = configure(model, objective, data, evaluate, settings)

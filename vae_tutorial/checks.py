@@ -380,3 +380,54 @@ def _atleast(answer) -> str:
         raise Hint("log N in nats is the natural logarithm.")
     _close(value, 30 - torch.tensor(60_000.0, dtype=torch.float64).log(), "30 less log N.", 3e-3)
     return "However well the model was trained."
+
+
+# ------------------------------------------------------------------------------ 6. Posteriors
+
+
+@exercise("ch06-factor")
+def _factor(answer) -> str:
+    got = torch.as_tensor(answer, dtype=torch.float64)
+    if got.shape != (2, 2):
+        raise Hint("Give two rows of two numbers: [[L11, 0], [L21, L22]].")
+    wanted = torch.tensor([[4.0, 2.0], [2.0, 5.0]], dtype=torch.float64)
+    if abs(float(got[0, 1])) > 1e-6:
+        if _same(got @ got.T, wanted) or _same(got.T @ got, wanted):
+            raise Hint("The product is right, but L has zeros above its diagonal, not below.")
+        raise Hint("A lower triangular matrix has a zero in the upper right corner.")
+    if bool((got.diagonal() < 0).any()) and _same(got @ got.T, wanted):
+        raise Hint("The product is right, but the diagonal must be positive.")
+    _close(got, torch.linalg.cholesky(wanted), "Multiply L by its transpose: is it the matrix?")
+    return "Each entry follows from those above and to the left."
+
+
+@exercise("ch06-count")
+def _count(answer) -> str:
+    value = float(answer)
+    if value == 420:
+        raise Hint("A full square of entries. The factor is triangular.")
+    if value == 210:
+        raise Hint("That is the factor. The means are missing.")
+    if value == 40:
+        raise Hint("That is the mean-field posterior.")
+    # Independently: count the positions of a 20 x 20 matrix on and below the diagonal.
+    expected = 20 + int(torch.ones(20, 20).tril().sum())
+    _close(value, float(expected), "Means, the diagonal, and what lies below it.", 0.5)
+    return "It grows with the square of D."
+
+
+@exercise("ch06-price")
+def _price(answer) -> str:
+    for rho in (0.5, 0.9, -0.9):
+        got = torch.as_tensor(answer(rho), dtype=torch.float64)
+        p_covariance = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
+        p = torch.distributions.MultivariateNormal(torch.zeros(2).double(), p_covariance)
+        variances = torch.full((2,), 1 - rho**2, dtype=torch.float64)
+        q = torch.distributions.MultivariateNormal(torch.zeros(2).double(), variances.diag())
+        expected = torch.distributions.kl_divergence(q, p)
+        if _same(got, -expected):
+            raise Hint("A KL divergence is never negative. Look at the sign.")
+        if _same(got, 2 * expected):
+            raise Hint("Twice too much: log-determinants come with a factor of 1/2.")
+        _close(got, expected, "Compare with torch.distributions.kl_divergence(q, p).")
+    return "It is small until the correlation is strong."

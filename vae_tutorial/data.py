@@ -101,6 +101,29 @@ def load(name: str | None = None, root: str | Path | None = None) -> ImageData:
     return _load_torchvision(name, data_root(root))
 
 
+def binarized(source: ImageData, *, seed: int = 0) -> ImageData:
+    """A data set whose pixels are drawn **once** as black or white: static binarization.
+
+    Each pixel is white with its grey value as the probability (Salakhutdinov & Murray 2008). The
+    draw is part of the data from then on. To draw afresh for every batch is the transform
+    :func:`~vae_tutorial.likelihoods.binarize`.
+
+    Args:
+        source: a data set of greys.
+        seed: of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(split: Split) -> Split:
+        # Of 255 equally likely thresholds, as many lie below a byte as its value says: exact.
+        shape = split.images.shape
+        threshold = torch.randint(0, 255, shape, generator=generator, dtype=torch.uint8)
+        return Split((split.images > threshold).to(torch.uint8) * 255, split.labels)
+
+    parts = [draw(split) for split in (source.train, source.validation, source.test)]
+    return ImageData(f"{source.name}-binarized", *parts, source.classes)
+
+
 def data_root(root: str | Path | None = None) -> Path:
     """The folder that torchvision's files lie in; see :func:`load`."""
     if root is not None:

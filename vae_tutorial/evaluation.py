@@ -7,6 +7,7 @@ with its standard error over images.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from vae_tutorial.autoencoder import Autoencoder
 from vae_tutorial.data import check_images, to_float
 from vae_tutorial.networks import device_of
-from vae_tutorial.objectives import elbo, reconstruction_error
+from vae_tutorial.objectives import elbo, kl_per_dimension, reconstruction_error
 from vae_tutorial.randomness import seeded
 from vae_tutorial.vae import VAE
 
@@ -35,7 +36,13 @@ def _per_image(model: nn.Module, images: Tensor, function, batch_size: int, seed
 
 
 def evaluate_elbo(
-    vae: VAE, images: Tensor, *, samples: int = 10, batch_size: int = 500, seed: int = 0
+    vae: VAE,
+    images: Tensor,
+    *,
+    samples: int = 10,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The negative ELBO of held-out images, and its two terms.
 
@@ -43,6 +50,8 @@ def evaluate_elbo(
         vae: a trained model.
         images: (N, C, H, W).
         samples: S, posterior samples an image.
+        transform: applied to each float batch first, as in :func:`~vae_tutorial.training.fit`, for
+            example :func:`~vae_tutorial.likelihoods.binarize` (the seed covers its draws, too).
         batch_size: images at a time.
         seed: of the draws.
 
@@ -50,7 +59,11 @@ def evaluate_elbo(
         ``test_negative_elbo`` = ``test_reconstruction`` + ``test_kl`` in nats an image, and
         ``test_standard_error`` of the first over images.
     """
-    terms = _per_image(vae, images, lambda x: elbo(vae, x, samples=samples), batch_size, seed)
+
+    def terms_of(x: Tensor) -> dict[str, Tensor]:
+        return elbo(vae, x if transform is None else transform(x), samples=samples)
+
+    terms = _per_image(vae, images, terms_of, batch_size, seed)
     loss = terms["loss"]
     return {
         "test_negative_elbo": float(loss.mean()),
@@ -105,6 +118,68 @@ def importance_weighted_bound(
         return {"bound": log_weight.logsumexp(0) - math.log(samples)}
 
     return _per_image(vae, images, bound, batch_size, seed)["bound"]
+
+
+def latent_usage(vae: VAE, images: Tensor, *, batch_size: int = 1000) -> dict[str, Tensor]:
+    """What each latent dimension is used for: its KL term, and the activity of Burda et al. (2015).
+
+    The activity of a dimension is the variance over images of its posterior mean, Cov_x(E_q[z_d]);
+    they call a dimension **active** where it is above 0.01. A collapsed dimension has the same
+    posterior, the prior, for every image: KL and activity are both zero.
+
+    Args:
+        vae: a model with a mean-field Gaussian posterior.
+        images: (N, C, H, W), N at least 2.
+        batch_size: images at a time.
+
+    Returns:
+        ``kl`` in nats, the mean over images, and ``activity``, each (D,), float64.
+    """
+    if len(images) < 2:
+        raise ValueError("a variance over images needs at least 2 of them")
+
+    def usage(x: Tensor) -> dict[str, Tensor]:
+        q = vae.encoder(x)
+        return {"kl": kl_per_dimension(q), "mean": q.mean}
+
+    terms = _per_image(vae, images, usage, batch_size, 0)
+    return {"kl": terms["kl"].mean(0), "activity": terms["mean"].var(0)}
+
+
+def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> int:
+    """How many latent dimensions are active: activity (:func:`latent_usage`) above ``threshold``."""
+    return int((latent_usage(vae, images)["activity"] > threshold).sum())
+
+
+def calibration(predicted: Tensor, errors: Tensor, *, bins: int = 10) -> dict[str, Tensor]:
+    """Predicted variances against the squared errors that came, in bins of equally many pixels.
+
+    Pixels are sorted by the variance predicted for them and cut into equal parts. Where the
+    variances are calibrated, the mean squared error of a part is its mean predicted variance.
+
+    Args:
+        predicted: variances, any shape.
+        errors: errors x - E[x] of the same pixels, the same shape.
+        bins: how many parts.
+
+    Returns:
+        ``predicted`` and ``actual``, each (bins,), float64, in squared grey values, ascending in
+        the first.
+    """
+    if predicted.shape != errors.shape:
+        raise ValueError(
+            "predicted variances and errors must be of the same pixels, got shapes "
+            f"{tuple(predicted.shape)} and {tuple(errors.shape)}"
+        )
+    if not 1 <= bins <= predicted.numel():
+        raise ValueError(f"bins must lie between 1 and the number of pixels, got {bins}")
+    variances, order = predicted.flatten().double().sort(stable=True)
+    squares = errors.flatten().double().square()[order]
+    parts = list(zip(variances.tensor_split(bins), squares.tensor_split(bins), strict=True))
+    return {
+        "predicted": torch.stack([v.mean() for v, _ in parts]),
+        "actual": torch.stack([s.mean() for _, s in parts]),
+    }
 
 
 def nearest_images(

@@ -134,23 +134,30 @@ class ContinuousBernoulli(nn.Module):
 
     Args:
         image_shape: (C, H, W) of one image.
+        logit_bound: logits are squashed smoothly to plus or minus this. For a pixel that is
+            exactly black the density grows with |l| without end, so without a bound (``None``) a
+            model of images with black margins makes the margins ever sharper, and nothing else.
 
     Shape:
         logits ``(..., C, H, W)`` to a distribution with batch shape ``(...)`` and event shape
         ``(C, H, W)``; ``log_prob`` is a log-density over [0, 1], in nats an image.
     """
 
-    def __init__(self, image_shape: Sequence[int]) -> None:
+    def __init__(self, image_shape: Sequence[int], *, logit_bound: float | None = 10.0) -> None:
         super().__init__()
+        if logit_bound is not None and not logit_bound > 0:
+            raise ValueError(f"logit_bound must be positive or None, got {logit_bound}")
         self.image_shape = _as_image_shape(image_shape)
+        self.logit_bound = logit_bound
         self.param_shape = self.image_shape
 
     def forward(self, logits: Tensor) -> Distribution:
         _check_parameters(self, logits)
+        logits = bounded(logits, self.logit_bound)
         return Independent(_ContinuousBernoulli(logits), 3, validate_args=False)
 
     def extra_repr(self) -> str:
-        return f"image_shape={self.image_shape}"
+        return f"image_shape={self.image_shape}, logit_bound={self.logit_bound}"
 
 
 NOISE_MODELS = ("homoscedastic", "imagewise", "pixelwise")

@@ -13,7 +13,7 @@ from math import log, prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vae_tutorial.autoencoder import Autoencoder
 from vae_tutorial.priors import IndependentStandardNormal
@@ -103,6 +103,28 @@ def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     return kl.expand(q.batch_shape)
 
 
+def kl_per_dimension(q: Distribution) -> Tensor:
+    """KL(q(z_d|x) || N(0, 1)) of each latent dimension of a mean-field Gaussian.
+
+    Args:
+        q: what an encoder with a :class:`~vae_tutorial.posteriors.MeanFieldGaussian` answers.
+
+    Returns:
+        (B, D), in nats; the sum over D is :func:`gaussian_kl`.
+
+    Raises:
+        ValueError: for a posterior whose dimensions depend on each other; its KL is no such sum.
+    """
+    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+        raise ValueError(
+            "the KL term splits into one number a dimension for a mean-field Gaussian only, got "
+            f"{type(q).__name__}; use posteriors.MeanFieldGaussian, or kl_divergence for the whole."
+        )
+    mean, scale = q.base_dist.mean, q.base_dist.stddev
+    log_variance = 2 * scale.log()
+    return 0.5 * (mean.square() + log_variance.expm1() - log_variance)
+
+
 def elbo(vae: VAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:
     """The negative evidence lower bound, by the reparameterized estimator with S samples.
 
@@ -128,6 +150,84 @@ def elbo(vae: VAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:
     reconstruction = -vae.decoder(z).log_prob(x).mean(0)  # (S, B) -> (B,)
     kl = kl_divergence(q, vae.prior(), z)  # (B,)
     return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def free_bits_elbo(
+    vae: VAE, x: Tensor, *, free_nats: float = 0.25, beta: float = 1.0, samples: int = 1
+) -> Terms:
+    """The negative ELBO with a part of each dimension's KL term for free.
+
+    reconstruction + beta * sum_d max(free_nats, mean over the batch of KL_d), Kingma et al.
+    (2016), appendix on free bits, with one group a dimension. Below ``free_nats`` a dimension's KL
+    has no gradient: nothing presses a posterior the last way into the prior.
+
+    Args:
+        vae: a model with a mean-field Gaussian posterior and a standard normal prior.
+        x: images (B, C, H, W) in [0, 1].
+        free_nats: lambda, nats that each latent dimension may use unpunished.
+        beta: weight of the KL term.
+        samples: S.
+
+    Returns:
+        ``loss``, ``reconstruction``, ``kl`` (the true one) and ``free_kl`` (the one in the loss, the
+        same for every image of a batch), each (B,), in nats an image.
+    """
+    if not free_nats >= 0:
+        raise ValueError(f"free_nats must not be negative, got {free_nats}; 0 is the plain ELBO")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    q = vae.encoder(x)
+    z = q.rsample((samples,))  # (S, B, D)
+    reconstruction = -vae.decoder(z).log_prob(x).mean(0)  # (S, B) -> (B,)
+    kl = kl_per_dimension(q)  # (B, D)
+    free_kl = kl.mean(0).clamp(min=free_nats).sum().expand(len(x))
+    loss = reconstruction + beta * free_kl
+    return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1), "free_kl": free_kl}
+
+
+def beta_nll_elbo(
+    vae: VAE, x: Tensor, *, nll_beta: float = 0.5, beta: float = 1.0, samples: int = 1
+) -> Terms:
+    """The negative ELBO with beta-NLL as its reconstruction term, for Gaussian pixels.
+
+    Each pixel's -log N(x_i; y_i, sigma_i^2) is weighted by sigma_i^(2 nll_beta), through which no
+    gradient flows: Seitzer et al. (2022), equation 5. The gradient of the mean, (y_i - x_i) /
+    sigma_i^2 in the plain objective, no longer fades where the predicted variance is large. At
+    nll_beta = 0 this is :func:`elbo`; at 1 the mean learns as under the squared error.
+
+    Args:
+        vae: a model with a :class:`~vae_tutorial.likelihoods.Gaussian` likelihood.
+        x: images (B, C, H, W) in [0, 1].
+        nll_beta: Seitzer's beta, in [0, 1]. It has nothing to do with the next one.
+        beta: weight of the KL term.
+        samples: S.
+
+    Returns:
+        ``loss`` = ``weighted`` + beta * ``kl``; ``weighted`` is the reconstruction term as trained (no log
+        of a density), ``reconstruction`` the plain -log p(x|z) in nats. Each (B,).
+    """
+    if not 0 <= nll_beta <= 1:
+        raise ValueError(f"nll_beta must lie in [0, 1], got {nll_beta}; 0 is the plain ELBO")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    q = vae.encoder(x)
+    z = q.rsample((samples,))  # (S, B, D)
+    p = vae.decoder(z)
+    if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
+        raise ValueError(
+            "beta-NLL weights pixels by their variance, so it needs a Gaussian likelihood, got a "
+            f"decoder that answers with {p}; use likelihoods.Gaussian(image_shape, noise='pixelwise')."
+        )
+    nll = -p.base_dist.log_prob(x)  # (S, B, C, H, W)
+    weight = p.base_dist.variance.detach() ** nll_beta
+    weighted = (weight * nll).sum((-3, -2, -1)).mean(0)
+    kl = kl_divergence(q, vae.prior(), z)
+    return {
+        "loss": weighted + beta * kl,
+        "weighted": weighted,
+        "reconstruction": nll.sum((-3, -2, -1)).mean(0),
+        "kl": kl,
+    }
 
 
 def reconstruction_error(model: Autoencoder, x: Tensor) -> Terms:

@@ -64,3 +64,26 @@ class LinearWarmUp:
 
     def __call__(self, progress: float) -> float:
         return self.value * min(1.0, progress / self.fraction)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """A sawtooth: ``cycles`` times from 0 to ``value`` in a straight line, each time then constant.
+
+    Each cycle climbs during its first ``fraction`` and stays at ``value`` for the rest (Fu et al.
+    2019). Every restart gives dimensions that have died a new chance.
+    """
+
+    value: float = 1.0
+    cycles: int = 4
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.cycles >= 1 and 0 < self.fraction <= 1):
+            raise ValueError(f"needs cycles >= 1 and 0 < fraction <= 1, got {self}")
+
+    def __call__(self, progress: float) -> float:
+        # At the very end the last cycle is over, not a new one begun.
+        position = self.cycles * progress
+        within = position - min(int(position), self.cycles - 1)
+        return self.value * min(1.0, within / self.fraction)
