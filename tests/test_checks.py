@@ -71,9 +71,15 @@ RIGHT = {
     "ch04-middle": middle,
     "ch04-quarter": 12.5**0.5,
     "ch04-atleast": 30 - math.log(60_000),
+    "ch05-sigma": (3072 * 0.001 / 2) ** 0.5,
+    "ch05-normalizer": lambda v: torch.log(v / torch.tanh(v / 2)),
+    "ch05-bits": 7000 / (3072 * math.log(2)),
     "ch06-factor": [[2, 0], [1, 2]],
     "ch06-count": 230,
     "ch06-price": lambda rho: -0.5 * math.log(1 - rho**2),
+    "ch07-warmup": lambda p: min(1.0, p * 7 / 3),
+    "ch07-price": 2,
+    "ch07-water": 0.5 * math.log(4 / 0.36),
 }
 
 WRONG = [
@@ -146,6 +152,21 @@ WRONG = [
     ("ch04-atleast", 30, "two parts"),
     ("ch04-atleast", 30 - math.log2(60_000), "natural"),
     ("ch04-atleast", 5, "less log N"),
+    ("ch05-sigma", 1.536, "the variance"),
+    ("ch05-sigma", 1536**0.5, "weight of the KL"),
+    ("ch05-sigma", 0.512**0.5, "three values"),
+    ("ch05-sigma", 0.0005**0.5, "number of pixels"),
+    ("ch05-sigma", 1.0, "Bring the loss"),
+    ("ch05-normalizer", lambda v: torch.log(torch.tanh(v / 2) / v), "divides"),
+    ("ch05-normalizer", lambda v: v / torch.tanh(v / 2), "Its logarithm"),
+    ("ch05-normalizer", lambda v: torch.log(v / torch.tanh(v)), "half the logit"),
+    ("ch05-normalizer", lambda v: torch.log(v.abs()), "fine grid"),
+    ("ch05-normalizer", lambda v: torch.log(v * (v.exp() + 1) / (v.exp() - 1)), "not finite"),
+    ("ch05-bits", 7000 / 3072, "One bit"),
+    ("ch05-bits", 7000 / (1024 * math.log(2)), "three values"),
+    ("ch05-bits", 7000 / math.log(2), "an image"),
+    ("ch05-bits", 7000 * math.log(2) / 3072, "more bits"),
+    ("ch05-bits", 8.0, "Nats to bits"),
     ("ch06-factor", [2, 1, 2], "two rows"),
     ("ch06-factor", [[2, 1], [0, 2]], "not below"),
     ("ch06-factor", [[1, 1], [1, 1]], "upper right"),
@@ -158,11 +179,22 @@ WRONG = [
     ("ch06-price", lambda rho: 0.5 * math.log(1 - rho**2), "never negative"),
     ("ch06-price", lambda rho: -math.log(1 - rho**2), "Twice"),
     ("ch06-price", lambda rho: abs(rho), "Compare"),
+    ("ch07-warmup", lambda p: p * 7 / 3, "stays at 1"),
+    ("ch07-warmup", lambda p: p, "whole of training"),
+    ("ch07-warmup", lambda p: min(1.0, p * 3 / 7), "Divide by 3/7"),
+    ("ch07-warmup", lambda p: 1.0, "straight line between"),
+    ("ch07-price", 0.5, "Upside down"),
+    ("ch07-price", -2, "negative is asked"),
+    ("ch07-price", 3, "equal for both"),
+    ("ch07-water", 0.5 * sum(math.log(v / 0.6) for v in (4, 1, 0.5, 0.1)), "never negative"),
+    ("ch07-water", 0.5 * sum(math.log(v / 0.3) for v in (4, 1, 0.5)), "beta times"),
+    ("ch07-water", math.log(4 / 0.36), "Half of that"),
+    ("ch07-water", 2, "Which variances"),
 ]  # fmt: skip
 
 
 def test_every_exercise_is_answered_here():
-    registered = {name for name in checks._CHECKS if name.startswith("ch")}
+    registered = {name for name in checks.CHECKS if name.startswith("ch")}
     assert registered == set(RIGHT) == {name for name, _, _ in WRONG}
 
 

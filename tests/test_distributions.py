@@ -201,9 +201,10 @@ def test_discretized_logistic_is_scipys_logistic_over_bins(location_logit, log_s
     expected = np.diff(np.concatenate([[0], logistic.cdf(edges), [1]]))
     found = p.log_prob(GREYS.reshape(256, 1, 1, 1, 1)).exp().flatten()
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert float(p.mean.squeeze()) == pytest.approx(
-        float((expected * GREYS.numpy()).sum()), abs=1e-9
-    )
+    mean = float((expected * GREYS.numpy()).sum())
+    assert float(p.mean.squeeze()) == pytest.approx(mean, abs=1e-9)
+    variance = float((expected * (GREYS.numpy() - mean) ** 2).sum())
+    assert float(p.variance.squeeze()) == pytest.approx(variance, abs=1e-9)
     torch.manual_seed(0)
     x = p.sample((50_000,)).flatten()
     assert set((x * 255).round().int().tolist()) <= set(range(256))
@@ -220,6 +221,27 @@ def test_gradients_of_the_discretized_logistic():
     assert torch.autograd.gradcheck(
         lambda p: likelihood(p).log_prob(x), (parameters.requires_grad_(),)
     )
+
+
+def test_one_learnt_scale_for_all_pixels():
+    likelihood = DiscretizedLogistic((3, 4, 4), noise="homoscedastic")
+    assert likelihood.param_shape == (3, 4, 4)
+    assert [p.shape for p in likelihood.parameters()] == [()]
+    torch.manual_seed(0)
+    logits, x = torch.randn(2, 5, 3, 4, 4), torch.rand(5, 3, 4, 4)
+    scales = torch.full((2, 5, 3, 4, 4), float(likelihood.log_scale.detach()))
+    both = DiscretizedLogistic((3, 4, 4))(torch.cat([logits, scales], dim=-3))
+    torch.testing.assert_close(likelihood(logits).log_prob(x), both.log_prob(x))
+    likelihood(logits).log_prob(x).sum().backward()
+    assert likelihood.log_scale.grad != 0
+
+
+def test_an_unbounded_continuous_bernoulli_pays_for_black_without_end():
+    black = torch.zeros(1, 1, 1)
+    free, bound = (ContinuousBernoulli((1, 1, 1), logit_bound=b) for b in (None, 10.0))
+    paid = [float(free(torch.full((1, 1, 1), v)).log_prob(black)) for v in (-1e2, -1e4, -1e6)]
+    assert np.diff(paid) == pytest.approx(np.log([100, 100]), rel=1e-3)
+    assert float(bound(torch.full((1, 1, 1), -1e6)).log_prob(black)) < math.log(10.01)
 
 
 # ------------------------------------------------------------------------------------ Gaussian
@@ -272,6 +294,7 @@ def test_every_likelihood_is_finite_at_extremes(value, noise):
         vt.Bernoulli((1, 2, 2), greys=True),
         ContinuousBernoulli((1, 2, 2)),
         DiscretizedLogistic((1, 2, 2)),
+        DiscretizedLogistic((1, 2, 2), noise="homoscedastic"),
         Gaussian((1, 2, 2), noise=noise),
     )
     for likelihood in likelihoods:
@@ -281,6 +304,7 @@ def test_every_likelihood_is_finite_at_extremes(value, noise):
         assert torch.isfinite(log_prob).all(), likelihood
         assert torch.isfinite(parameters.grad).all(), likelihood
         assert torch.isfinite(likelihood(parameters).mean).all(), likelihood
+        assert (likelihood(parameters).variance >= 0).all(), likelihood
 
 
 def test_noise_stays_within_its_bounds():
@@ -308,6 +332,8 @@ def test_noise_stays_within_its_bounds():
         (lambda: FullCovarianceGaussian(2, log_variance_bound=-1), "positive or None"),
         (lambda: FullCovarianceGaussian(2)(torch.zeros(3, 4)), "needs 5 numbers"),
         (lambda: ContinuousBernoulli((4, 4)), r"\(C, H, W\)"),
+        (lambda: ContinuousBernoulli(SHAPE, logit_bound=0), "logit_bound must be positive"),
+        (lambda: DiscretizedLogistic(SHAPE, noise="imagewise"), "pixelwise or homoscedastic"),
         (lambda: Gaussian(SHAPE, noise="imagewise")(torch.zeros(2, 16)), r"\(\.\.\., 17\)"),
     ],
 )  # fmt: skip

@@ -5,65 +5,26 @@ Images stay uint8 (N, C, H, W); a batch becomes float32 in [0, 1] where it is us
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-NAMES = ("mnist", "fashion-mnist", "digits")
-_TORCHVISION = {"mnist": ("MNIST", 5000), "fashion-mnist": ("FashionMNIST", 5000)}
-_IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+from vae_tutorial.sources import (
+    ImageData,
+    Split,
+    load_digits,
+    load_folder,
+    load_jpeg_copy,
+    load_textures,
+    load_torchvision,
+)
 
-
-@dataclass(frozen=True)
-class Split:
-    """Images (N, C, H, W), uint8, and labels (N,), int64."""
-
-    images: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set in three parts that share no image.
-
-    ``train`` is what training sees, ``validation`` what choices are made by, ``test`` what is
-    reported, once.
-    """
-
-    name: str
-    train: Split = field(repr=False)
-    validation: Split = field(repr=False)
-    test: Split = field(repr=False)
-    classes: tuple[str, ...] = ()
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return tuple(self.train.images.shape[1:])
-
-    @property
-    def sha256(self) -> str:
-        """A checksum over every pixel and label, in order: a run's configuration names it."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            digest.update(np.ascontiguousarray(split.images.numpy()))
-            digest.update(np.ascontiguousarray(split.labels.numpy()))
-        return digest.hexdigest()
-
-    def __str__(self) -> str:
-        parts = f"{len(self.train):,} / {len(self.validation):,} / {len(self.test):,}"
-        return f"{self.name}: {parts} images (train / validation / test) of {self.image_shape}"
+NAMES = (
+    "mnist", "fashion-mnist", "cifar10", "svhn", "cifar10-jpeg", "digits", "textures",
+)  # fmt: skip
 
 
 def load(name: str | None = None, root: str | Path | None = None) -> ImageData:
@@ -72,6 +33,14 @@ def load(name: str | None = None, root: str | Path | None = None) -> ImageData:
     - ``"mnist"``, ``"fashion-mnist"``: 55,000 / 5,000 / 10,000 images of 1x28x28, through
       torchvision, which downloads them at the first use. The validation images are drawn from
       the 60,000 training images under a fixed seed; the test images are the original ones.
+    - ``"cifar10"``, ``"svhn"``: 45,000 / 5,000 / 10,000 and 68,257 / 5,000 / 26,032 colour images
+      of 3x32x32, in the same way.
+    - ``"cifar10-jpeg"``: a copy of CIFAR-10 re-encoded as JPEG, so smoother: files
+      ``{train,test}/CLASS/*.jpg`` in the folder ``cifar10-jpeg`` or the archive
+      ``cifar10-jpeg.tar.xz``. Not for download. A number measured on it is no CIFAR-10 number.
+    - ``"textures"``: crops of 1x28x28 from scikit-image's photographs of brick, grass and gravel:
+      12,000 / 600 / 3,000. Each split is cut from a part of its own of each photograph, so no
+      pixel is in two of them. No download.
     - ``"digits"``: the 1,797 handwritten digits that come with scikit-learn, resized from 8x8 to
       28x28: 1,197 / 200 / 400. No download.
     - ``"folder:PATH"``: your own images. Subfolders, where there are any, are the classes. All
@@ -90,15 +59,19 @@ def load(name: str | None = None, root: str | Path | None = None) -> ImageData:
     """
     name = name or os.environ.get("VAE_TUTORIAL_DATASET") or "mnist"
     if name.startswith("folder:"):
-        return _load_folder(Path(name.removeprefix("folder:")).expanduser())
+        return load_folder(Path(name.removeprefix("folder:")).expanduser())
     if name not in NAMES:
         raise ValueError(
             f"unknown data set {name!r}; known are {', '.join(NAMES)} and folder:PATH "
             "(a folder of your own images)"
         )
     if name == "digits":
-        return _load_digits()
-    return _load_torchvision(name, data_root(root))
+        return load_digits()
+    if name == "textures":
+        return load_textures()
+    if name == "cifar10-jpeg":
+        return load_jpeg_copy(data_root(root))
+    return load_torchvision(name, data_root(root))
 
 
 def binarized(source: ImageData, *, seed: int = 0) -> ImageData:
@@ -182,120 +155,3 @@ def check_images(images: Tensor, image_shape: tuple[int, ...] | None = None) -> 
             "divide 0-to-255 values by 255, undo any normalization, remove NaN"
         )
     return images
-
-
-# ------------------------------------------------------------------------------ the sources
-
-
-@lru_cache(maxsize=4)
-def _load_torchvision(name: str, root: Path) -> ImageData:
-    import torchvision
-
-    class_name, n_validation = _TORCHVISION[name]
-    source = getattr(torchvision.datasets, class_name)
-    parts = {}
-    for train in (True, False):
-        try:
-            part = source(root=str(root), train=train, download=False)
-            complete = part.data.shape == ((60000 if train else 10000), 28, 28)
-        except Exception as error:  # a damaged file fails in torchvision in many ways
-            if not str(error).startswith("Dataset not found"):
-                raise ValueError(_damaged(name, root, class_name, error)) from error
-            part = _download(source, name, root, train)
-            complete = True
-        if not complete or len(part.targets) != len(part.data):
-            raise ValueError(_damaged(name, root, class_name, "wrong number of images"))
-        parts[train] = part.data.unsqueeze(1).contiguous(), part.targets.long()
-    images, labels = parts[True]
-    # A fixed draw, not the last ones: the files are not in a random order.
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(20131220))
-    val, train = order[:n_validation].sort().values, order[n_validation:].sort().values
-    names = (
-        tuple(str(c).split(" - ")[0] for c in source.classes) if name == "mnist" else source.classes
-    )
-    return ImageData(
-        name,
-        Split(images[train], labels[train]),
-        Split(images[val], labels[val]),
-        Split(*parts[False]),
-        tuple(names),
-    )
-
-
-def _damaged(name: str, root: Path, class_name: str, error: object) -> str:
-    return (
-        f"the files of {name} in {root / class_name / 'raw'} are damaged or half downloaded ({error}). "
-        "Delete that folder and load again to download afresh; nothing was changed."
-    )
-
-
-def _download(source, name: str, root: Path, train: bool):
-    try:
-        return source(root=str(root), train=train, download=True)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name} is not in {root}, and downloading it failed ({type(error).__name__}: {error}). "
-            f"No network? Put torchvision's files at {root / source.__name__ / 'raw'}, or name a folder "
-            "that has them in the environment variable VAE_TUTORIAL_DATA, or use the bundled digits: "
-            'data.load("digits"), or VAE_TUTORIAL_DATASET=digits for the chapters that use MNIST.'
-        ) from error
-
-
-@lru_cache(maxsize=1)
-def _load_digits() -> ImageData:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    small = torch.from_numpy(bunch.images).float().div(16).unsqueeze(1)  # (1797, 1, 8, 8) in [0, 1]
-    # 8x8 to 20x20 in a frame of 4 pixels, like MNIST's digits.
-    large = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
-    images = F.pad(large, (4, 4, 4, 4)).mul(255).round().to(torch.uint8)
-    labels = torch.from_numpy(bunch.target).long()
-    return _split("digits", images, labels, 200, 400, tuple("0123456789"))
-
-
-def _split(name, images, labels, n_validation, n_test, classes) -> ImageData:
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(20131220))
-    test, val, train = order.split([n_test, n_validation, len(images) - n_test - n_validation])
-    pick = [Split(images[i], labels[i]) for i in (train, val, test)]
-    return ImageData(name, *pick, classes)
-
-
-def _load_folder(folder: Path) -> ImageData:
-    from PIL import Image
-
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is not a folder; write folder:PATH with the path of your images"
-        )
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_FILES)
-    if len(files) < 10:
-        raise ValueError(
-            f"{folder} holds {len(files)} images, at least 10 are needed (to split 80/10/10); "
-            f"files that count end in {', '.join(sorted(_IMAGE_FILES))}"
-        )
-    arrays = []
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                arrays.append(np.asarray(image.convert("L" if image.mode in "1L" else "RGB")))
-        except OSError as error:
-            raise ValueError(
-                f"{path} is damaged or no image ({error}); restore or remove it"
-            ) from error
-    shapes = {a.shape for a in arrays}
-    if len({s[:2] for s in shapes}) > 1:
-        raise ValueError(
-            f"the images in {folder} have different sizes, among them "
-            f"{sorted({f'{s[1]}x{s[0]}' for s in shapes})[:4]}; crop or resize them to one"
-        )
-    if len(shapes) > 1:  # some grey, some colour: all become colour
-        arrays = [a if a.ndim == 3 else np.repeat(a[..., None], 3, -1) for a in arrays]
-    stacked = np.stack(arrays)
-    images = torch.from_numpy(stacked if stacked.ndim == 4 else stacked[..., None])
-    images = images.permute(0, 3, 1, 2).contiguous()
-    parents = [p.relative_to(folder).parts[0] if p.parent != folder else "" for p in files]
-    classes = tuple(sorted(set(parents)))
-    labels = torch.tensor([classes.index(p) for p in parents])
-    tenth = max(1, len(files) // 10)
-    return _split(f"folder:{folder.name}", images, labels, tenth, tenth, classes)

@@ -274,6 +274,15 @@ class _DiscretizedLogistic(Distribution):
             total += torch.sigmoid((self.location - (k + 0.5) / 255) / self.scale)
         return total / 255
 
+    @property
+    def variance(self) -> Tensor:
+        """E[x^2] - E[x]^2, with E[k^2] = sum_k (2 k + 1) P(X > k) over the same edges."""
+        total = torch.zeros_like(self.location)
+        for k in range(255):
+            upper = torch.sigmoid((self.location - (k + 0.5) / 255) / self.scale)
+            total += (2 * k + 1) * upper
+        return (total / 255**2 - self.mean**2).clamp(min=0)
+
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             shape = (*sample_shape, *self.location.shape)
@@ -291,21 +300,41 @@ class DiscretizedLogistic(nn.Module):
 
     Args:
         image_shape: (C, H, W) of one image.
+        noise: ``"pixelwise"``, the decoder gives each pixel a scale; or ``"homoscedastic"``, one scale
+            for all pixels of all images, learnt as a parameter.
 
     Shape:
-        parameters ``(..., 2 C, H, W)``, first the location's logits, then log-scales (bounded), to
-        a distribution with batch shape ``(...)`` and event shape ``(C, H, W)``. Images are floats
-        k / 255; a value between two levels counts as the nearest.
+        parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
+        shape ``(C, H, W)``. ``param_shape`` is (2 C, H, W) for pixelwise noise, first the
+        location's logits, then log-scales through a smooth bound; (C, H, W) for homoscedastic.
+        Images are floats k / 255; a value between two levels counts as the nearest.
+
+    Raises:
+        ValueError: for another noise model.
     """
 
-    def __init__(self, image_shape: Sequence[int]) -> None:
+    def __init__(self, image_shape: Sequence[int], *, noise: str = "pixelwise") -> None:
         super().__init__()
         self.image_shape = c, h, w = _as_image_shape(image_shape)
-        self.param_shape = (2 * c, h, w)
+        if noise not in ("pixelwise", "homoscedastic"):
+            raise ValueError(f"noise must be pixelwise or homoscedastic, got {noise!r}")
+        self.noise = noise
+        self.param_shape = (c if noise == "homoscedastic" else 2 * c, h, w)
+        if noise == "homoscedastic":
+            self.log_scale = nn.Parameter(torch.empty(()))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The learnt scale starts at 0.14, wider than it will end."""
+        if self.noise == "homoscedastic":
+            nn.init.constant_(self.log_scale, -2.0)
 
     def forward(self, parameters: Tensor) -> Distribution:
         _check_parameters(self, parameters)
-        logits, log_scale = parameters.split(self.image_shape[0], dim=-3)
+        if self.noise == "pixelwise":
+            logits, log_scale = parameters.split(self.image_shape[0], dim=-3)
+        else:
+            logits, log_scale = parameters, self.log_scale.expand_as(parameters)
         # Scales between 0.0009 and 2.7: from a quarter of a level to wider than all of them.
         scale = torch.exp(bounded(log_scale + 3, 4.0) - 3)
         return Independent(
@@ -313,7 +342,7 @@ class DiscretizedLogistic(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"image_shape={self.image_shape}"
+        return f"image_shape={self.image_shape}, noise={self.noise!r}"
 
 
 def _as_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:

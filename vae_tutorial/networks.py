@@ -7,6 +7,7 @@ that is put behind it (their ``param_shape`` is the ``out_shape`` to ask for).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
@@ -73,8 +74,46 @@ class MLP(nn.Module):
         return self.layers(x.flatten(1)).unflatten(1, self.out_shape)
 
 
+def _draw_he(layer: nn.Module, inputs: int) -> None:
+    """He et al. (2015), equation 10: variance 2 / (inputs of a unit), biases zero.
+
+    torch's own start has a sixth of that variance, and the signal shrinks with every layer. In a
+    deep encoder the posterior means then hardly differ from image to image, their noise does, and
+    a decoder that hears mostly noise learns to ignore its latents before they carry anything.
+    """
+    nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / inputs))
+    nn.init.zeros_(layer.bias)
+
+
+class HeLinear(nn.Linear):
+    """A linear layer that starts as in He et al. (2015)."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        _draw_he(self, self.in_features)
+
+
+class HeConv2d(nn.Conv2d):
+    """A convolution that starts as in He et al. (2015)."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        _draw_he(self, self.in_channels * prod(self.kernel_size))
+
+
+class HeConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution that starts as in He et al. (2015).
+
+    With stride s only one in s^2 of the kernel's entries meets a given output pixel.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the weights."""
+        _draw_he(self, max(1, self.in_channels * prod(self.kernel_size) // prod(self.stride)))
+
+
 class ConvEncoder(nn.Module):
-    """Convolutions of stride 2, each halving the image, then one linear layer.
+    """Convolutions of stride 2, each halving the image, then one hidden layer.
 
     Args:
         in_shape: (C, H, W) of one image; any size of at least 4 pixels a side.
@@ -100,10 +139,10 @@ class ConvEncoder(nn.Module):
         c, h, w = self.in_shape
         layers: list[nn.Module] = []
         for n_out in channels:
-            layers += [nn.Conv2d(c, n_out, kernel_size=4, stride=2, padding=1), activation()]
+            layers += [HeConv2d(c, n_out, kernel_size=4, stride=2, padding=1), activation()]
             c, h, w = n_out, h // 2, w // 2
-        layers += [nn.Flatten(), nn.Linear(c * h * w, hidden), activation()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden, prod(self.out_shape)))
+        layers += [nn.Flatten(), HeLinear(c * h * w, hidden), activation()]
+        self.layers = nn.Sequential(*layers, HeLinear(hidden, prod(self.out_shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         _check_input(x, self.in_shape, self)
@@ -144,9 +183,9 @@ class ConvDecoder(nn.Module):
         h, w = sizes[0]
         layers: list[nn.Module] = [
             nn.Flatten(),
-            nn.Linear(prod(self.in_shape), hidden),
+            HeLinear(prod(self.in_shape), hidden),
             activation(),
-            nn.Linear(hidden, channels[0] * h * w),
+            HeLinear(hidden, channels[0] * h * w),
             activation(),
             nn.Unflatten(1, (channels[0], h, w)),
         ]
@@ -154,7 +193,7 @@ class ConvDecoder(nn.Module):
             n_out = channels[i + 1] if i + 1 < len(channels) else c_out
             odd = (sizes[i + 1][0] % 2, sizes[i + 1][1] % 2)
             layers += [
-                nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, output_padding=odd),
+                HeConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, output_padding=odd),
                 activation(),
             ]
         self.layers = nn.Sequential(*layers[:-1])

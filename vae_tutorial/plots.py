@@ -6,116 +6,31 @@ call, and nothing is shown twice.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-# Ten classes, the same colours in every chapter, told apart by most colour-blind readers.
-PALETTE = sns.color_palette("colorblind", 10).as_hex()
-TRAIN, HELD_OUT, ACCENT, INK = PALETTE[0], PALETTE[1], PALETTE[2], "#26323f"
-SEQUENTIAL, DIVERGING = "viridis", "vlag"
-WIDTH = 7.2  # inches; with the dpi below a figure fills the text column
-
-
-def use_style() -> None:
-    """The book's one style: seaborn's ticks on matplotlib, labels one can read on a phone."""
-    sns.set_theme(
-        context="notebook",
-        style="ticks",
-        palette=PALETTE,
-        rc={
-            "figure.dpi": 120,
-            "savefig.dpi": 120,
-            "figure.figsize": (WIDTH, 4.0),
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.titlesize": 12,
-            "axes.titlelocation": "left",
-            "axes.titleweight": "bold",
-            "axes.labelsize": 11.5,
-            "xtick.labelsize": 10.5,
-            "ytick.labelsize": 10.5,
-            "legend.fontsize": 10.5,
-            "legend.frameon": False,
-            "image.interpolation": "none",
-            "image.cmap": "gray",
-            "axes.grid": False,
-        },
-    )
-    _show_in_notebooks()
-
-
-def _show_in_notebooks() -> None:
-    """Have IPython show a Figure, though it was made without pyplot."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    if (shell := get_ipython()) is not None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, to_png)
-
-
-def to_png(fig: Figure) -> bytes:
-    """A figure as a PNG of 256 colours, a third of the size of one in full colour."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", bbox_inches="tight")
-    full = Image.open(buffer).convert("RGB")
-    small = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    small.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
-
-
-def figure(width: float = WIDTH, height: float = 4.0) -> Figure:
-    """An empty figure with constrained layout, in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def to_array(images: Tensor | np.ndarray) -> np.ndarray:
-    """Images (..., C, H, W), bytes or floats, to floats (..., H, W) or (..., H, W, 3) in [0, 1]."""
-    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
-    if array.ndim < 3 or array.shape[-3] not in (1, 3):
-        raise ValueError(f"expected images (..., C, H, W) with C of 1 or 3, got {array.shape}")
-    array = array / 255.0 if array.dtype == np.uint8 else array.clip(0, 1)
-    return array[..., 0, :, :] if array.shape[-3] == 1 else np.moveaxis(array, -3, -1)
-
-
-def mosaic(
-    images: Tensor | np.ndarray, columns: int, gap: int = 1, paper: float = 1.0
-) -> np.ndarray:
-    """Images (N, C, H, W) side by side in one array, row by row, ``gap`` pixels of paper between."""
-    array = to_array(images)
-    n, h, w = array.shape[:3]
-    rows = -(-n // columns)
-    shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, *array.shape[3:])
-    sheet = np.full(shape, paper, dtype=float)
-    for i, image in enumerate(array):
-        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
-        sheet[top : top + h, left : left + w] = image
-    return sheet
-
-
-def show_image(ax: Axes, sheet: np.ndarray, **kwargs) -> mpl.image.AxesImage:
-    """One array of greys or colours in [0, 1] on an axes without ticks; pixels stay pixels."""
-    shown = ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none", **kwargs)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    return shown
+from vae_tutorial.style import (  # noqa: F401 (parts of this room, kept in one of their own)
+    ACCENT,
+    DIVERGING,
+    HELD_OUT,
+    INK,
+    PALETTE,
+    SEQUENTIAL,
+    TRAIN,
+    WIDTH,
+    figure,
+    mosaic,
+    show_image,
+    to_array,
+    to_png,
+    use_style,
+)
 
 
 def image_grid(
@@ -411,6 +326,68 @@ def bars(
     ax.set(xlabel=xlabel, title=title)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
+    return fig
+
+
+def pipeline(
+    rows: Mapping[str, Mapping[str, Tensor]], *, largest_std: float = 0.5, width: float = 9.5
+) -> Figure:
+    """One image on its way through several VAEs, a row each: image, latents, mean, uncertainty.
+
+    Args:
+        rows: name to a mapping with ``image`` (C, H, W), what the encoder saw; ``z_mean``, ``z_std`` and
+            ``z``, each (D,), the posterior and one sample of it; ``mean`` and ``std``, each
+            (C, H, W), of the likelihood at that sample.
+        largest_std: where the colour bar of the standard deviations ends.
+    """
+    height = width * 0.155
+    fig = figure(width, height * len(rows) + 0.75)
+    axes = fig.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 2.6, 1, 1))
+    titles = ("image", "sample of $q(z\\mid x)$, one bar a latent", "mean", "std. deviation")
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=11)
+    limit = max(3.0, *(float(row["z"].abs().max()) for row in rows.values())) * 1.05
+    for (name, row), line in zip(rows.items(), axes, strict=True):
+        show_image(line[0], to_array(row["image"]))
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
+        d = np.arange(1, len(row["z"]) + 1)
+        line[1].bar(d, row["z"], color=TRAIN, alpha=0.75, width=0.72)
+        line[1].errorbar(d, row["z_mean"], row["z_std"], fmt="none", ecolor=INK, elinewidth=1.4)
+        line[1].axhline(0, color=INK, lw=0.8)
+        line[1].set(ylim=(-limit, limit), xticks=[], yticks=[-2, 0, 2])
+        line[1].spines["bottom"].set_visible(False)
+        show_image(line[2], to_array(row["mean"]))
+        std = row["std"].mean(0)  # over channels: (H, W)
+        shown = line[3].imshow(std, cmap=SEQUENTIAL, vmin=0, vmax=largest_std)
+        line[3].set(xticks=[], yticks=[])
+        line[3].spines[:].set_visible(False)
+    axes[-1, 1].set_xlabel("whiskers: mean and one standard deviation of $q$", fontsize=10.5)
+    bar = fig.colorbar(shown, ax=axes[:, 3], shrink=min(1.0, 2.6 / len(rows)), aspect=14)
+    bar.set_label("of a pixel, in greys from 0 to 1")
+    return fig
+
+
+def calibration_curves(
+    curves: Mapping[str, Mapping[str, Tensor]], *, title: str = "", smallest: float = 1e-3,
+    width: float = WIDTH,
+) -> Figure:  # fmt: skip
+    """Predicted standard deviations against root mean squared errors, both axes logarithmic.
+
+    Args:
+        curves: name to what :func:`~vae_tutorial.evaluation.calibration` answers.
+        smallest: where both axes begin; what lies below is cut off.
+    """
+    fig = figure(width, 5.0)
+    ax = fig.subplots()
+    markers = "osD^vP"
+    for i, (name, curve) in enumerate(curves.items()):
+        x, y = (np.sqrt(np.asarray(curve[key])) for key in ("predicted", "actual"))
+        style = {"marker": markers[i % 6], "color": PALETTE[i % 10], "lw": 1.5, "ms": 8 - 0.5 * i}
+        ax.plot(x, y.clip(smallest / 10), **style, label=name, zorder=4 - 0.1 * i)
+    ax.plot([smallest, 1], [smallest, 1], color=INK, ls="--", lw=1.3, label="calibrated")
+    ax.set(xscale="log", yscale="log", title=title, xlim=(smallest, 1), ylim=(smallest, 1))
+    ax.set(xlabel="predicted standard deviation", ylabel="root mean squared error")
+    ax.legend()
     return fig
 
 

@@ -225,7 +225,10 @@ def default_device() -> torch.device:
 def describe(thing: object) -> str:
     """A name for a function or object that is the same in every process (no addresses)."""
     if hasattr(thing, "func") and hasattr(thing, "keywords"):  # functools.partial
-        extra = ", ".join(f"{k}={v!r}" for k, v in sorted(thing.keywords.items()))
+        extra = ", ".join(
+            f"{k}={describe(v) if callable(v) else repr(v)}"
+            for k, v in sorted(thing.keywords.items())
+        )
         return f"{describe(thing.func)}({extra})"
     name = getattr(thing, "__qualname__", None)
     if name is None:
