@@ -8,7 +8,19 @@ import re
 import pytest
 import torch
 
-from vae_tutorial import checks
+from vae_tutorial import (
+    MLP,
+    VAE,
+    Bernoulli,
+    ConvDecoder,
+    ConvEncoder,
+    Decoder,
+    Encoder,
+    MeanFieldGaussian,
+    StandardNormal,
+    checks,
+    data,
+)
 
 
 def bce(y, x):
@@ -56,6 +68,23 @@ def middle(a, b):
     return (a + b) / (2 * torch.cos(torch.arccos(cosine) / 2))
 
 
+def untrained(folder, latent_dim=4, shape=None, conv=True, value=None):
+    """What chapter 8's last exercise returns, but for the training."""
+    shape = shape or data.load(f"folder:{folder}").image_shape
+    posterior, likelihood = MeanFieldGaussian(latent_dim), Bernoulli(shape, greys=True)
+    encoder = ConvEncoder if conv else MLP
+    decoder = ConvDecoder if conv else MLP
+    vae = VAE(
+        Encoder(encoder(shape, posterior.param_shape, (4,)), posterior),
+        Decoder(decoder(latent_dim, shape, (4,)), likelihood),
+        StandardNormal(latent_dim),
+    )
+    if value is not None:
+        with torch.no_grad():
+            next(vae.parameters()).fill_(value)
+    return vae
+
+
 RIGHT = {
     "ch01-bce": bce,
     "ch01-floor": 784 * math.log(2),
@@ -80,6 +109,9 @@ RIGHT = {
     "ch07-warmup": lambda p: min(1.0, p * 7 / 3),
     "ch07-price": 2,
     "ch07-water": 0.5 * math.log(4 / 0.36),
+    "ch08-pixels": 12,
+    "ch08-parameters": 18496,
+    "ch08-folder": untrained,
 }
 
 WRONG = [
@@ -190,6 +222,18 @@ WRONG = [
     ("ch07-water", 0.5 * sum(math.log(v / 0.3) for v in (4, 1, 0.5)), "beta times"),
     ("ch07-water", math.log(4 / 0.36), "Half of that"),
     ("ch07-water", 2, "Which variances"),
+    ("ch08-pixels", 192, "both sides"),
+    ("ch08-pixels", 4, "one side"),
+    ("ch08-pixels", 48, "four times"),
+    ("ch08-parameters", 18432, "biases are missing"),
+    ("ch08-parameters", 18464, "output channels"),
+    ("ch08-parameters", 640, "input channels"),
+    ("ch08-parameters", 64, "Windows"),
+    ("ch08-folder", lambda f: None, "return the VAE"),
+    ("ch08-folder", lambda f: untrained(f, latent_dim=2), "Four latents"),
+    ("ch08-folder", lambda f: untrained(f, shape=(1, 16, 12)), "should have the shape"),
+    ("ch08-folder", lambda f: untrained(f, conv=False), "no convolution"),
+    ("ch08-folder", lambda f: untrained(f, value=math.nan), "not finite"),
 ]  # fmt: skip
 
 

@@ -564,6 +564,9 @@ FIGURES = {
     ),
     "image_grid": lambda: plots.image_grid(random_images(7, (3, 6, 4)), columns=3, title="seven"),
     "image_rows": lambda: plots.image_rows({"a": GOOD, "b": (GOOD * 255).byte()}),
+    "image_rows of two sizes": lambda: plots.image_rows(
+        {"a": GOOD, "b": random_images(len(GOOD), (3, 9, 5))}
+    ),
     "manifold": lambda: plots.manifold(SHEET, ticks=[-1, 0, 1], title="plane"),
     "manifolds": lambda: plots.manifolds({"a": (SHEET, [-1, 0, 1]), "b": (SHEET, [-2, 0, 2])}),
     "loss_curves": lambda: plots.loss_curves(HISTORY, skip=1),
@@ -596,7 +599,7 @@ def test_every_figure_of_the_package_is_drawn_here():
         if isinstance(node, ast.FunctionDef)
         and ast.unparse(node.returns or ast.Constant(0)) == "Figure"
     }
-    assert drawn - {"figure"} == set(FIGURES)
+    assert drawn - {"figure"} == {name.split()[0] for name in FIGURES}
 
 
 def test_mosaic_puts_every_pixel_in_its_place():

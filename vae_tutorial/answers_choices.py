@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from math import log
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vae_tutorial.exercises import Hint, close, exercise, same
+from vae_tutorial.vae import VAE
 
 # ----------------------------------------------------------------------------- 5. Likelihoods
 
@@ -177,3 +181,56 @@ def _water(answer) -> str:
         kl += 0.5 * (s2 + (1 - s2) - 1 - s2.log())
     close(value, kl, "Which variances are above beta sigma^2? Add half the log ratios.", 5e-3)
     return "Two latents are enough for these data at this price."
+
+
+# -------------------------------------------------------------------- 8. Networks and data
+
+
+@exercise("ch08-pixels")
+def _pixels(answer) -> str:
+    value = float(answer)
+    if value == 64 * 48 / 2**4:
+        raise Hint("Each convolution halves both sides, not the number of pixels.")
+    if value in (4, 3):
+        raise Hint("That is one side. A channel has height times width.")
+    x = torch.zeros(1, 1, 64, 48)  # independently: send an image through
+    for _ in range(4):
+        x = torch.nn.functional.conv2d(x, torch.zeros(1, 1, 4, 4), stride=2, padding=1)
+    close(value, float(x.numel()), "Halve 64 and 48 four times.", 1e-6)
+    return "A dense layer can take over from here."
+
+
+@exercise("ch08-parameters")
+def _parameters(answer) -> str:
+    value = float(answer)
+    if value == 32 * 64 * 9:
+        raise Hint("The biases are missing: one for each output channel.")
+    if value == 32 * 64 * 9 + 32:
+        raise Hint("Biases belong to the output channels.")
+    if value == 9 * 64 + 64:
+        raise Hint("Each output channel looks at all 32 input channels.")
+    layer = torch.nn.Conv2d(32, 64, 3)  # independently: ask torch
+    close(value, float(sum(p.numel() for p in layer.parameters())), "Windows, and biases.", 1e-6)
+    return "The size of the image does not enter."
+
+
+@exercise("ch08-folder")
+def _folder(answer) -> str:
+    images = torch.randint(0, 256, (40, 16, 12, 3), dtype=torch.uint8,
+                           generator=torch.Generator().manual_seed(0))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for i, image in enumerate(images.numpy()):
+            Image.fromarray(image).save(Path(folder) / f"{i:02d}.png")
+        vae = answer(folder)
+    if not isinstance(vae, VAE):
+        raise Hint(f"The function should return the VAE, it returned {type(vae).__name__}.")
+    if vae.latent_dim != 4:
+        raise Hint(f"Four latents are asked for, this VAE has {vae.latent_dim}.")
+    got = tuple(vae.cpu().sample(3, seed=0).shape)
+    if got != (3, 3, 16, 12):
+        raise Hint(f"Three samples should have the shape (3, 3, 16, 12) here, they have {got}.")
+    if not any(isinstance(layer, torch.nn.Conv2d) for layer in vae.modules()):
+        raise Hint("There is no convolution in it. Use ConvEncoder and ConvDecoder.")
+    if not all(p.isfinite().all() for p in vae.parameters()):
+        raise Hint("Some weights are not finite. A smaller learning rate?")
+    return "Now with your own."

@@ -54,18 +54,18 @@ def image_rows(rows: Mapping[str, Tensor | np.ndarray], *, width: float = WIDTH)
     """Rows of images under each other, each with its name on the left.
 
     Args:
-        rows: name to images (N, C, H, W), the same N throughout.
+        rows: name to images (N, C, H, W), the same N throughout. (C, H, W) may differ from row to
+            row.
     """
     counts = {name: len(images) for name, images in rows.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"every row needs the same number of images, got {counts}")
     sheets = {name: mosaic(images, len(images)) for name, images in rows.items()}
-    first = next(iter(sheets.values()))
+    ratios = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]
     label_width = 0.085 * max(len(line) for name in rows for line in name.split("\n")) + 0.15
-    height = (width - label_width) * first.shape[0] / first.shape[1]
-    fig = figure(width, len(rows) * (height + 0.06))
+    fig = figure(width, (width - label_width) * sum(ratios) + 0.06 * len(rows))
     fig.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0, wspace=0)
-    axes = fig.subplots(len(rows), 1, squeeze=False)[:, 0]
+    axes = fig.subplots(len(rows), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for ax, (name, sheet) in zip(axes, sheets.items(), strict=True):
         show_image(ax, sheet)
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)

@@ -234,7 +234,7 @@ def latents(run: dict[str, Any]) -> str:
 
 COLUMNS = [
     "Run",
-    "Data",
+    "Likelihood",
     "Latents",
     "Test −ELBO",
     "Reconstruction",
@@ -242,12 +242,44 @@ COLUMNS = [
     "Epochs",
     "Training time",
 ]
+DATA = {  # the order on the page, and what each set is called there
+    "mnist": "MNIST",
+    "mnist-binarized": "MNIST, statically binarized",
+    "fashion-mnist": "Fashion-MNIST",
+    "textures": "Textures",
+    "cifar10-jpeg": "CIFAR-10 (JPEG copy): not CIFAR-10, and no number of it is one",
+}
+
+
+def data_name(run: dict[str, Any]) -> str:
+    dataset = run.get("dataset") or {}
+    return str(dataset.get("name", "–") if isinstance(dataset, dict) else dataset)
+
+
+def likelihood(run: dict[str, Any]) -> str:
+    """The likelihood's name in words, from the model's printed layers."""
+    configuration = run.get("configuration") or {}
+    found = re.search(r"\(likelihood\): (\w+)\((.*)\)", str(find(configuration, "model")))
+    if found is None:
+        return "–"
+    name, arguments = found.groups()
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+    if "greys=True" in arguments:
+        return "cross-entropy on greys"
+    if name == "Bernoulli" and (configuration.get("settings") or {}).get("transform"):
+        return "Bernoulli, dynamic binarization"
+    noise = re.search(r"noise='(\w+)'", arguments)
+    fixed = re.search(r"[^_]scale=([\d.]+)", arguments)
+    if fixed:
+        words += f", fixed to {fixed[1]}"
+    elif noise:
+        words += f", {noise[1]}"
+    return words[0].upper() + words[1:]
 
 
 def describe(path: Path, run: dict[str, Any]) -> list[str]:
     """One run's row: what it is, what it reached, what it cost."""
     metrics = run.get("metrics") or {}
-    dataset = run.get("dataset") or {}
     epochs = find(run.get("configuration"), "epochs")
     elbo, reconstruction, kl = (
         number(metrics.get(f"test_{name}")) for name in ("negative_elbo", "reconstruction", "kl")
@@ -260,7 +292,7 @@ def describe(path: Path, run: dict[str, Any]) -> list[str]:
             reconstruction += f"\u00a0±\u00a0{error:.2f}"
     return [
         f"`{run.get('name') or path.parent.name}`",
-        str(dataset.get("name", "–") if isinstance(dataset, dict) else dataset),
+        likelihood(run),
         latents(run),
         elbo,
         reconstruction,
@@ -268,6 +300,25 @@ def describe(path: Path, run: dict[str, Any]) -> list[str]:
         "–" if epochs is None else str(epochs),
         duration(run.get("seconds")),
     ]
+
+
+def provenance(path: Path, run: dict[str, Any]) -> list[str]:
+    """How one run was made: its row in the folded table."""
+    metrics, versions = run.get("metrics") or {}, run.get("versions") or {}
+    return [
+        f"`{run.get('name') or path.parent.name}`",
+        str(run.get("seed", "–")),
+        str(metrics.get("posterior_samples", "–")),
+        str(run.get("device", "–")),
+        str(versions.get("torch", "–")),
+        str(versions.get("python", "–")),
+    ]
+
+
+def markdown_table(heads: list[str], right: int, rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table whose last ``right`` columns are numbers."""
+    rule = ["---"] * (len(heads) - right) + ["---:"] * right
+    return ["| " + " | ".join(row) + " |" for row in (heads, rule, *rows)] + [""]
 
 
 class RunTable(SphinxDirective):
@@ -280,31 +331,18 @@ class RunTable(SphinxDirective):
         runs = load_runs(root)
         for path, _ in runs:
             self.env.note_dependency(str(path))
+        lines = []
         if not runs:
             lines = ["No run is stored here yet. A chapter trains its model where it finds none."]
-        else:
-            lines = [
-                "| " + " | ".join(COLUMNS) + " |",
-                "| --- | --- " + "| ---: " * 6 + "|",
-                *("| " + " | ".join(describe(path, run)) + " |" for path, run in runs),
-                "",
-            ]
-            for path, run in runs:
-                lines += [f":::{{dropdown}} All the numbers of `{path.parent.name}`", ""]
-                metrics = run.get("metrics") or {}
-                lines += ["| Metric | Value |", "| --- | ---: |"]
-                lines += [
-                    f"| `{name}` | {number(value, 4) if isinstance(value, float) else value} |"
-                    for name, value in metrics.items()
-                    if isinstance(value, int | float | str)
-                ]
-                versions = run.get("versions") or {}
-                facts = [
-                    f"on {run['device']}" if "device" in run else "",
-                    f"seed {run['seed']}" if "seed" in run else "",
-                    *(f"{name} {version}" for name, version in versions.items()),
-                ]
-                lines += ["", "Trained " + ", ".join(filter(None, facts)) + ".", ":::", ""]
+        known = {data_name(run) for _, run in runs}
+        for name in [n for n in DATA if n in known] + sorted(known - set(DATA)):
+            group = [(path, run) for path, run in runs if data_name(run) == name]
+            lines += [f"**{DATA.get(name, name)}**", ""]
+            lines += markdown_table(COLUMNS, 6, [describe(*one) for one in group])
+            heads = ["Run", "Seed", "Posterior samples", "Trained on", "torch", "Python"]
+            lines += [f":::{{dropdown}} How these were made: {DATA.get(name, name)}", ""]
+            lines += markdown_table(heads, 0, [provenance(*one) for one in group])
+            lines += [":::", ""]
         container = nodes.container(classes=["vae-runs"])
         self.state.nested_parse(StringList(lines, source="run-table"), 0, container)
         return [container]
