@@ -112,6 +112,9 @@ RIGHT = {
     "ch08-pixels": 12,
     "ch08-parameters": 18496,
     "ch08-folder": untrained,
+    "ch09-entropy": lambda a, b: math.log(2 * math.pi * math.e * a * b),
+    "ch09-common": 0.5 * math.log(4),
+    "ch09-quadrature": lambda j, area: j.logsumexp(1) + math.log(area),
 }
 
 WRONG = [
@@ -234,6 +237,18 @@ WRONG = [
     ("ch08-folder", lambda f: untrained(f, shape=(1, 16, 12)), "should have the shape"),
     ("ch08-folder", lambda f: untrained(f, conv=False), "no convolution"),
     ("ch08-folder", lambda f: untrained(f, value=math.nan), "not finite"),
+    ("ch09-entropy", lambda a, b: math.log2(2 * math.pi * math.e * a * b), "in bits"),
+    ("ch09-entropy", lambda a, b: math.log(2 * math.pi * math.e * (a * b) ** 2), "squared"),
+    ("ch09-entropy", lambda a, b: math.log(2 * math.pi * a * b), "The e in"),
+    ("ch09-entropy", lambda a, b: a * b, "logarithm of each"),
+    ("ch09-common", math.log(4), "Twice"),
+    ("ch09-common", -0.5 * math.log(0.64), "mutual information"),
+    ("ch09-common", 0.6, "into the formula"),
+    ("ch09-quadrature", lambda j, area: j.logsumexp(1), "with its area"),
+    ("ch09-quadrature", lambda j, area: j.exp().mean(1).log(), "do not average"),
+    ("ch09-quadrature", lambda j, area: j.exp().sum(1) * area, "Its logarithm"),
+    ("ch09-quadrature", lambda j, area: j.sum(1), "over the grid"),
+    ("ch09-quadrature", lambda j, area: (j.exp().sum(1) * area).log(), "logsumexp"),
 ]  # fmt: skip
 
 

@@ -6,5 +6,5 @@ prints one line: right, not answered yet, or what is off; see :func:`~vae_tutori
 """
 
 # Importing the answers registers them.
-from vae_tutorial import answers_choices, answers_foundations  # noqa: F401
+from vae_tutorial import answers_choices, answers_foundations, answers_models  # noqa: F401
 from vae_tutorial.exercises import CHECKS, check  # noqa: F401

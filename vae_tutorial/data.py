@@ -5,6 +5,7 @@ Images stay uint8 (N, C, H, W); a batch becomes float32 in [0, 1] where it is us
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vae_tutorial import toy
 from vae_tutorial.sources import (
     ImageData,
     Split,
@@ -23,7 +25,7 @@ from vae_tutorial.sources import (
 )
 
 NAMES = (
-    "mnist", "fashion-mnist", "cifar10", "svhn", "cifar10-jpeg", "digits", "textures",
+    "mnist", "fashion-mnist", "cifar10", "svhn", "cifar10-jpeg", "digits", "textures", *toy.NAMES,
 )  # fmt: skip
 
 
@@ -41,6 +43,8 @@ def load(name: str | None = None, root: str | Path | None = None) -> ImageData:
     - ``"textures"``: crops of 1x28x28 from scikit-image's photographs of brick, grass and gravel:
       12,000 / 600 / 3,000. Each split is cut from a part of its own of each photograph, so no
       pixel is in two of them. No download.
+    - the points of :mod:`vae_tutorial.toy`: ``"gaussian"``, ``"gaussian-rotated"``, ``"mixture"``,
+      ``"ring"``, ``"pinwheel"``. No download.
     - ``"digits"``: the 1,797 handwritten digits that come with scikit-learn, resized from 8x8 to
       28x28: 1,197 / 200 / 400. No download.
     - ``"folder:PATH"``: your own images. Subfolders, where there are any, are the classes. All
@@ -67,6 +71,8 @@ def load(name: str | None = None, root: str | Path | None = None) -> ImageData:
         )
     if name == "digits":
         return load_digits()
+    if name in toy.NAMES:
+        return toy.load(name)
     if name == "textures":
         return load_textures()
     if name == "cifar10-jpeg":
@@ -125,6 +131,7 @@ def check_images(images: Tensor, image_shape: tuple[int, ...] | None = None) -> 
     """Return the images, or say in a ValueError what is wrong with them and what to do.
 
     They must be a tensor (N, C, H, W) with N >= 1, uint8, or float32 without NaN in [0, 1].
+    Points (N, C, 1, 1), see :mod:`vae_tutorial.toy`, may have any finite values.
     """
     if not isinstance(images, Tensor):
         raise ValueError(
@@ -149,6 +156,10 @@ def check_images(images: Tensor, image_shape: tuple[int, ...] | None = None) -> 
             "convert with images.to(torch.uint8) or images.float()"
         )
     low, high = float(images.min()), float(images.max())
+    if images.shape[2:] == (1, 1):
+        if not math.isfinite(low + high):
+            raise ValueError("some points are not finite; remove NaN and infinities")
+        return images
     if not (low >= 0 and high <= 1):  # written so that NaN fails it, too
         raise ValueError(
             f"expected values in [0, 1], got values from {low:g} to {high:g}; "

@@ -177,6 +177,8 @@ class Gaussian(nn.Module):
             is the network's own number: for data that are no images, or a linear decoder.
         smallest_scale: no standard deviation is smaller. Greys that are constant (a black margin)
             would otherwise be worth an unbounded density.
+        largest_scale: no learnt or predicted standard deviation is larger. 1 is more than greys
+            need; data on another scale need another.
 
     Shape:
         parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
@@ -196,6 +198,7 @@ class Gaussian(nn.Module):
         scale: float | None = None,
         bounded_mean: bool = True,
         smallest_scale: float = 0.01,
+        largest_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.image_shape = c, h, w = _as_image_shape(image_shape)
@@ -206,7 +209,12 @@ class Gaussian(nn.Module):
                 f"scale={scale} fixes the noise of all pixels: it goes with noise='homoscedastic' "
                 f"alone, and must be at least smallest_scale={smallest_scale}; got noise={noise!r}"
             )
+        if not 0 < smallest_scale < largest_scale:
+            raise ValueError(
+                f"needs 0 < smallest_scale < largest_scale, got {smallest_scale} and {largest_scale}"
+            )
         self.noise, self.scale, self.smallest_scale = noise, scale, smallest_scale
+        self.largest_scale = largest_scale
         self.bounded_mean = bounded_mean
         shapes = {"homoscedastic": (c, h, w), "imagewise": (c * h * w + 1,)}
         self.param_shape = shapes.get(noise, (2 * c, h, w))
@@ -232,9 +240,10 @@ class Gaussian(nn.Module):
             logits = parameters
             value = 2 * math.log(self.scale) if self.scale is not None else self.log_variance
             log_variance = torch.as_tensor(value, device=logits.device).expand_as(logits)
-        if self.scale is None:  # squashed to [2 log smallest, 0]: sigma between that and 1
-            floor = 2 * math.log(self.smallest_scale)
-            log_variance = floor / 2 + bounded(log_variance - floor / 2, -floor / 2)
+        if self.scale is None:  # squashed smoothly, so that sigma lies between the two bounds
+            low, high = 2 * math.log(self.smallest_scale), 2 * math.log(self.largest_scale)
+            middle = (low + high) / 2
+            log_variance = middle + bounded(log_variance - middle, high - middle)
         mean = torch.sigmoid(logits) if self.bounded_mean else logits
         scale = torch.exp(0.5 * log_variance)
         return Independent(Normal(mean, scale, validate_args=False), 3)
@@ -243,6 +252,7 @@ class Gaussian(nn.Module):
         return (
             f"image_shape={self.image_shape}, noise={self.noise!r}, scale={self.scale}, "
             f"bounded_mean={self.bounded_mean}, smallest_scale={self.smallest_scale}"
+            + (f", largest_scale={self.largest_scale}" if self.largest_scale != 1.0 else "")
         )
 
 
