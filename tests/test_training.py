@@ -589,6 +589,26 @@ def test_long_histories_are_thinned_but_keep_every_epoch(tmp_path):
     assert (run.history.scope == "epoch").sum() == 1
 
 
+def test_bfloat16_trains_float32_weights_and_is_part_of_what_a_run_is(digits, tmp_path):
+    seen = []
+
+    def watched(model, x):
+        seen.append((torch.is_autocast_enabled("cpu"), model.training))
+        return elbo(model, x)
+
+    model = reset(tiny_vae(), 0)
+    x = digits.train.images[:64]
+    history = fit(model, watched, x, held_out=x, epochs=2, batch_size=32, bfloat16=True,
+                  progress=False)  # fmt: skip
+    assert all(on is training for on, training in seen)  # held-out numbers are in full precision
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert history.loss.notna().all()
+    kwargs = {"epochs": 1, "progress": False, "checkpoint": tmp_path / "c"}
+    fit(reset(tiny_vae(), 0), elbo, x, bfloat16=True, **kwargs)
+    with pytest.raises(ValueError, match="bfloat16"):
+        fit(reset(tiny_vae(), 0), elbo, x, **kwargs)
+
+
 def test_a_function_inside_a_partial_is_named_without_its_address():
     from vae_tutorial.evaluation import evaluate_elbo
     from vae_tutorial.likelihoods import binarize

@@ -18,6 +18,7 @@ from vae_tutorial.networks import device_of
 from vae_tutorial.objectives import elbo, kl_per_dimension, reconstruction_error
 from vae_tutorial.randomness import seeded
 from vae_tutorial.vae import VAE
+from vae_tutorial.vqvae import VQVAE, perplexity
 
 
 @torch.no_grad()
@@ -179,6 +180,33 @@ def calibration(predicted: Tensor, errors: Tensor, *, bins: int = 10) -> dict[st
     return {
         "predicted": torch.stack([v.mean() for v, _ in parts]),
         "actual": torch.stack([s.mean() for _, s in parts]),
+    }
+
+
+@torch.no_grad()
+def evaluate_vqvae(model: VQVAE, images: Tensor, *, batch_size: int = 500) -> dict[str, float]:
+    """How well a VQ-VAE redraws held-out images, and how many of its codes it uses for them.
+
+    Returns:
+        ``test_reconstruction``, the mean squared error over the numbers of an image in [0, 1];
+        ``test_perplexity``, exp of the entropy of the codes over all places of all images;
+        ``test_codes_used``, the share of the K codes that occur at all.
+    """
+    check_images(images)
+    was_training = model.training
+    model.eval()
+    errors, codes = [], []
+    for chunk in images.split(batch_size):
+        x = to_float(chunk.to(device_of(model)))
+        codes.append(model.encode(x).cpu())
+        redrawn = model.decode(codes[-1].to(x.device))
+        errors.append((redrawn - x).square().mean((1, 2, 3)).cpu().double())
+    model.train(was_training)
+    k, every = model.quantizer.num_codes, torch.cat(codes)
+    return {
+        "test_reconstruction": float(torch.cat(errors).mean()),
+        "test_perplexity": float(perplexity(every, k)),
+        "test_codes_used": len(every.unique()) / k,
     }
 
 

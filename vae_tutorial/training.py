@@ -65,6 +65,7 @@ def fit(
     transform: Callable[[Tensor], Tensor] | None = None,
     clip_norm: float | None = 100.0,
     weight_decay: float | None = None,
+    bfloat16: bool | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     checkpoint: str | Path | None = None,
@@ -93,6 +94,9 @@ def fit(
         clip_norm: gradients longer than this are shortened to it; ``None`` leaves them.
         weight_decay: AdamW's decoupled decay (Loshchilov & Hutter 2019): every step pulls each
             parameter towards zero by learning rate times this. ``None`` trains with plain Adam.
+        bfloat16: compute the objective under autocast to bfloat16. Weights, their updates and all
+            held-out numbers stay float32. It pays for convolutions on a GPU, and on CPUs with
+            matrix units.
         seed: covers the order of the images and every draw. On the CPU the same seed gives the
             same bytes (with the same number of threads). Initial weights are drawn when the model
             is built: seed that, too.
@@ -138,6 +142,7 @@ def fit(
         "schedules": {k: repr(v) for k, v in schedules.items()},
         "clip_norm": clip_norm,
         "weight_decay": weight_decay,
+        "bfloat16": bool(bfloat16),
         "objective": describe(objective),
         "transform": None if transform is None else describe(transform),
         "model": str(model),
@@ -169,7 +174,9 @@ def fit(
                     for group in optimizer.param_groups:
                         group["lr"] = rate(now)
                     x = prepared(batch)
-                    terms = objective(model, x, **{k: s(now) for k, s in schedules.items()})
+                    scheduled = {k: s(now) for k, s in schedules.items()}
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bool(bfloat16)):
+                        terms = objective(model, x, **scheduled)
                     means = {name: term.mean() for name, term in terms.items()}
                     optimizer.zero_grad(set_to_none=True)
                     means["loss"].backward()

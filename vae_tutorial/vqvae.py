@@ -1,0 +1,252 @@
+"""The VQ-VAE: an autoencoder whose code is a grid of entries from a learnt codebook.
+
+van den Oord et al. (2017). The encoder gives a vector for each place of a small grid; the quantizer
+puts the nearest of K codebook vectors in its place; the decoder sees those alone. So an image
+becomes a grid of whole numbers, and a prior over such grids can be learnt afterwards.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_tutorial.networks import HeConv2d, HeConvTranspose2d
+
+Terms = dict[str, Tensor]
+
+
+def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The index of the nearest codebook vector for each vector.
+
+    |v - e|^2 = |v|^2 - 2 v'e + |e|^2, and the first part is the same for all e. So one matrix
+    product (N, D) x (D, K) is enough; the (N, K, D) tensor of differences is never made.
+
+    Args:
+        vectors: (N, D).
+        codebook: (K, D).
+
+    Returns:
+        (N,), int64, numbers from 0 to K - 1.
+    """
+    return (codebook.square().sum(1) - 2 * vectors @ codebook.T).argmin(1)
+
+
+class VectorQuantizer(nn.Module):
+    """Vectors to their nearest neighbours in a codebook: van den Oord et al. (2017), equations 1, 2.
+
+    Forward the output is the codebook vector; backward its gradient is passed to the input as it
+    is (the straight-through estimator), because the nearest neighbour has no gradient of its own.
+
+    Two ways of learning the codebook. By gradient: the codebook loss |sg(v) - e|^2 pulls each entry
+    towards the vectors that chose it (equation 3, second term). By moving averages, with ``decay``
+    (appendix A.1): each entry is the running mean of those vectors, and there is no codebook loss;
+    an entry that has hardly been chosen lately is put on a vector of the present batch.
+
+    Args:
+        num_codes: K.
+        dim: D.
+        decay: of the moving averages; ``None`` learns the codebook by gradient.
+        reset_below: with ``decay``, an entry whose running count in a batch falls below this is
+            dead, and is put on a random vector of the batch.
+
+    Shape:
+        ``(B, D, h, w)`` to quantized vectors of the same shape, and codes (B, h, w).
+    """
+
+    def __init__(
+        self, num_codes: int = 128, dim: int = 256, *, decay: float | None = None,
+        reset_below: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if num_codes < 2 or dim < 1:
+            raise ValueError(f"needs num_codes >= 2 and dim >= 1, got {num_codes} and {dim}")
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f"decay must lie in (0, 1) or be None, got {decay}")
+        self.num_codes, self.dim, self.decay, self.reset_below = num_codes, dim, decay, reset_below
+        codebook = torch.empty(num_codes, dim)
+        if decay is None:
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("counts", torch.empty(num_codes))
+            self.register_buffer("sums", torch.empty(num_codes, dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Entries are drawn uniformly from [-1/K, 1/K]."""
+        self.codebook.uniform_(-1 / self.num_codes, 1 / self.num_codes)
+        if self.decay is not None:
+            self.counts.fill_(1.0)
+            self.sums.copy_(self.codebook)
+
+    def codes(self, z: Tensor) -> Tensor:
+        """(B, D, h, w) to the indices (B, h, w) of the nearest entries."""
+        flat = z.movedim(1, -1).float()  # (B, h, w, D)
+        # In bfloat16 two near entries would often be told apart by rounding alone.
+        with torch.autocast(z.device.type, enabled=False):
+            return self._codes(flat)
+
+    def _codes(self, flat: Tensor) -> Tensor:
+        return nearest_codes(flat.reshape(-1, self.dim), self.codebook).reshape(flat.shape[:-1])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to their vectors (B, D, h, w)."""
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """Quantized vectors with the straight-through gradient, codes, and the losses' terms.
+
+        The terms are ``codebook`` |sg(v) - e|^2 (zero with moving averages) and ``commitment``
+        |v - sg(e)|^2, each a mean over the D numbers of the places, one for each image: (B,).
+        """
+        z = z.float()
+        with torch.no_grad():
+            codes = self.codes(z)
+        entries = self.lookup(codes)
+        commitment = (z - entries.detach()).square().mean((1, 2, 3))
+        if self.decay is None:
+            codebook = (z.detach() - entries).square().mean((1, 2, 3))
+        else:
+            codebook = torch.zeros_like(commitment)
+            if self.training:
+                self._update(z.detach(), codes)
+        quantized = z + (entries - z).detach()  # entries forward, the identity backward
+        return quantized, codes, {"codebook": codebook, "commitment": commitment}
+
+    @torch.no_grad()
+    def _update(self, z: Tensor, codes: Tensor) -> None:
+        vectors = z.movedim(1, -1).reshape(-1, self.dim).float()  # (N, D)
+        chosen = F.one_hot(codes.flatten(), self.num_codes).float()  # (N, K)
+        self.counts.lerp_(chosen.sum(0), 1 - self.decay)
+        self.sums.lerp_(chosen.T @ vectors, 1 - self.decay)
+        dead = self.counts < self.reset_below
+        # Drawn for every entry, so that the random numbers do not depend on how many are dead.
+        picks = vectors[torch.randint(len(vectors), (self.num_codes,)).to(vectors.device)]
+        self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
+        self.sums.copy_(torch.where(dead[:, None], picks, self.sums))
+        self.codebook.copy_(self.sums / self.counts[:, None])
+
+    def extra_repr(self) -> str:
+        text = f"num_codes={self.num_codes}, dim={self.dim}, decay={self.decay}"
+        return text if self.decay is None else f"{text}, reset_below={self.reset_below}"
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1x1(relu(conv3x3(relu(x)))): the block of van den Oord et al. (2017), section 4.1."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            HeConv2d(channels, hidden, 3, padding=1),
+            nn.ReLU(),
+            HeConv2d(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class VQVAE(nn.Module):
+    """Encoder, quantizer, decoder, for images whose sides are multiples of four.
+
+    The networks see images in [-1, 1]; what goes in and comes out of the model is in [0, 1], as
+    everywhere in this package.
+
+    Args:
+        image_shape: (C, H, W).
+        quantizer: between the two; its ``dim`` is the number of channels of the code.
+        channels: of the two convolutions of stride 2, in front of and behind the code.
+        blocks: residual blocks on either side.
+
+    Shape:
+        images ``(B, C, H, W)`` to codes ``(B, H / 4, W / 4)``.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], quantizer: VectorQuantizer,
+        channels: tuple[int, int] = (64, 128), blocks: int = 2,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        c, h, w = image_shape
+        if h % 4 or w % 4:
+            raise ValueError(
+                f"a VQ-VAE halves images twice, so their sides must be multiples of 4, got {h}x{w}; "
+                "crop them, or pad them with torch.nn.functional.pad."
+            )
+        self.image_shape = (c, h, w)
+        first, second = channels
+        residual = [ResidualBlock(second, second // 2) for _ in range(2 * blocks)]
+        self.encoder = nn.Sequential(
+            HeConv2d(c, first, 4, stride=2, padding=1),
+            nn.ReLU(),
+            HeConv2d(first, second, 4, stride=2, padding=1),
+            *residual[:blocks],
+            nn.ReLU(),
+            HeConv2d(second, quantizer.dim, 1),
+        )
+        self.quantizer = quantizer
+        self.decoder = nn.Sequential(
+            HeConv2d(quantizer.dim, second, 3, padding=1),
+            *residual[blocks:],
+            nn.ReLU(),
+            HeConvTranspose2d(second, first, 4, stride=2, padding=1),
+            nn.ReLU(),
+            HeConvTranspose2d(first, c, 4, stride=2, padding=1),
+        )
+
+    def _features(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"expected images (B, {self.image_shape}), got {tuple(x.shape)}")
+        # Channels last in memory: convolutions of this kind are faster so, on CPUs and GPUs.
+        return self.encoder((2 * x - 1).contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to their codes (B, H / 4, W / 4), int64."""
+        return self.quantizer.codes(self._features(x))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to images (B, C, 4 h, 4 w) in [0, 1]."""
+        return ((self.decoder(self.quantizer.lookup(codes)) + 1) / 2).clamp(0, 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Through the codes and back."""
+        return self.decode(self.encode(x))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """Images (B, C, H, W) to their redrawn selves in [-1, 1], codes, and the quantizer's terms."""
+        quantized, codes, terms = self.quantizer(self._features(x))
+        return self.decoder(quantized), codes, terms
+
+
+def perplexity(codes: Tensor, num_codes: int) -> Tensor:
+    """exp of the entropy of how often each code occurs: the number of codes in effective use.
+
+    Between 1 (always the same) and ``num_codes`` (all equally often).
+    """
+    share = torch.bincount(codes.flatten(), minlength=num_codes).double() / codes.numel()
+    return torch.exp(-torch.xlogy(share, share).sum())
+
+
+def vq_loss(model: VQVAE, x: Tensor, *, commitment_weight: float = 0.25) -> Terms:
+    """The objective of van den Oord et al. (2017), equation 3, with means in place of sums.
+
+    Args:
+        model: the VQ-VAE.
+        x: images (B, C, H, W) in [0, 1].
+        commitment_weight: their beta.
+
+    Returns:
+        ``loss`` = ``reconstruction`` + ``codebook`` + commitment_weight * ``commitment``, and
+        ``perplexity`` (of the batch, the same number for every image); each (B,). The
+        reconstruction is the mean squared error over the numbers of an image in [-1, 1].
+    """
+    redrawn, codes, terms = model(x)
+    reconstruction = (redrawn - (2 * x - 1)).square().mean((1, 2, 3))
+    loss = reconstruction + terms["codebook"] + commitment_weight * terms["commitment"]
+    used = perplexity(codes, model.quantizer.num_codes).to(loss.dtype).expand(len(x))
+    return {"loss": loss, "reconstruction": reconstruction, **terms, "perplexity": used}
