@@ -26,9 +26,10 @@ from vae_tutorial import (
     toy,
 )
 from vae_tutorial.artifacts import load_run
-from vae_tutorial.evaluation import evaluate_elbo, evaluate_reconstruction
+from vae_tutorial.evaluation import evaluate_elbo, evaluate_reconstruction, evaluate_vqvae
 from vae_tutorial.likelihoods import binarize
 from vae_tutorial.vae import Decoder, Encoder
+from vae_tutorial.vqvae import VQVAE, VectorQuantizer
 
 FOLDERS = sorted(
     path.parent
@@ -69,6 +70,14 @@ def rebuild(folder) -> nn.Module:
     printed is what is built.
     """
     text = json.loads((folder / "run.json").read_text())["configuration"]["model"]
+    if text.startswith("VQVAE"):
+        arguments = re.search(r"VectorQuantizer\((.*)\)", text)[1]
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        quantizer = VectorQuantizer(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})
+        first, second = (tuple(map(int, m)) for m in re.findall(
+            r"HeConv2d\((\d+), (\d+), kernel_size=\(4, 4\)", text))  # fmt: skip
+        blocks = text.count("ResidualBlock(") // 2
+        return VQVAE((first[0], 32, 32), quantizer, (first[1], second[1]), blocks)
     coder, decoder = text.split("(decoder): ")
 
     def part(where: str, module, names) -> nn.Module:
@@ -79,14 +88,14 @@ def rebuild(folder) -> nn.Module:
 
     def network(where: str, in_shape, out_shape) -> nn.Module:
         """An MLP's widths or a convolutional network's channels, from the layers."""
-        activation = getattr(nn, re.search(r"\(1\): (\w+)\(", where + "(1): ReLU(")[1])
+        named = re.search(r": (SiLU|ReLU|Tanh)\(", where)
+        activation = getattr(nn, named[1] if named else "ReLU")
         linear = [int(n) for n in re.findall(r"Linear\(.*out_features=(\d+)", where)]
         channels = [int(n) for n in re.findall(r"Conv2d\(\d+, (\d+)", where)]
         transposed = [int(n) for n in re.findall(r"ConvTranspose2d\((\d+),", where)]
         if channels:
             return ConvEncoder(in_shape, out_shape, channels, linear[0], activation)
         if transposed:
-            activation = getattr(nn, re.search(r"\(2\): (\w+)\(", where)[1])
             return ConvDecoder(in_shape, out_shape, transposed, linear[0], activation)
         return MLP(in_shape, out_shape, linear[:-1], activation)
 
@@ -157,6 +166,16 @@ def bound(name: str) -> dict[str, float]:
     return json.loads((ROOT / "artifacts" / name / "run.json").read_text())["metrics"]
 
 
+def test_the_runs_stay_small():
+    """A clone of the repository brings them all."""
+    sizes = {f.name: sum(path.stat().st_size for path in f.iterdir()) for f in FOLDERS}
+    foundations = {"ae-2d", "vae-2d", "ae-20d", "vae-20d"}
+    later = ("toy-", "vqvae-")
+    choices = [n for n in sizes if n not in foundations and not n.startswith(later)]
+    assert sum(sizes[name] for name in choices) < 15e6
+    assert sum(sizes.values()) < 40e6
+
+
 def test_the_gaussians_spend_the_least_rate_that_is_possible():
     """Nothing along the axes, the common information ln 5 when turned."""
     assert bound("toy-gaussian")["test_kl"] == pytest.approx(0, abs=0.02)
@@ -191,7 +210,9 @@ def test_the_stored_metrics_are_measured_again(folder):
     assert run.info["dataset"]["sha256"] == dataset.sha256
     images = dataset.test.images
     assert len(images) >= 3_000
-    if isinstance(run.model, VAE):
+    if isinstance(run.model, VQVAE):
+        measured = evaluate_vqvae(run.model, images)
+    elif isinstance(run.model, VAE):
         samples = run.metrics["posterior_samples"]
         assert samples >= 5
         transform = run.info["configuration"]["settings"].get("transform")
@@ -203,6 +224,8 @@ def test_the_stored_metrics_are_measured_again(folder):
     for name, value in measured.items():
         assert run.metrics[name] == pytest.approx(value, rel=1e-4, abs=0.01), name
     # What the last epoch's held-out images said is near what the test images say.
+    if isinstance(run.model, VQVAE):
+        return  # its loss is not what is measured
     last = run.epochs("held-out").iloc[-1]
     said = last.reconstruction + last.kl if "kl" in last else last.loss
     assert said == pytest.approx(

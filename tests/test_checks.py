@@ -85,6 +85,16 @@ def untrained(folder, latent_dim=4, shape=None, conv=True, value=None):
     return vae
 
 
+def straight(v, codebook):
+    k = (codebook.square().sum(1) - 2 * v @ codebook.T).argmin(1)
+    return v + (codebook[k] - v).detach()
+
+
+def perplexity_of(counts):
+    p = counts[counts > 0] / counts.sum()
+    return torch.exp(-(p * p.log()).sum())
+
+
 RIGHT = {
     "ch01-bce": bce,
     "ch01-floor": 784 * math.log(2),
@@ -115,6 +125,9 @@ RIGHT = {
     "ch09-entropy": lambda a, b: math.log(2 * math.pi * math.e * a * b),
     "ch09-common": 0.5 * math.log(4),
     "ch09-quadrature": lambda j, area: j.logsumexp(1) + math.log(area),
+    "ch11-bits": 2304,
+    "ch11-straight": straight,
+    "ch11-perplexity": perplexity_of,
 }
 
 WRONG = [
@@ -249,6 +262,22 @@ WRONG = [
     ("ch09-quadrature", lambda j, area: j.exp().sum(1) * area, "Its logarithm"),
     ("ch09-quadrature", lambda j, area: j.sum(1), "over the grid"),
     ("ch09-quadrature", lambda j, area: (j.exp().sum(1) * area).log(), "logsumexp"),
+    ("ch11-bits", 512 * 256, "log2"),
+    ("ch11-bits", 9, "one symbol"),
+    ("ch11-bits", 98304, "before"),
+    ("ch11-bits", 256 * math.log(512), "nats"),
+    ("ch11-bits", 448, "Places"),
+    ("ch11-straight", lambda v, c: v, "nearest entry"),
+    ("ch11-straight", lambda v, c: straight(v, c).detach(), "No gradient can flow"),
+    ("ch11-straight", lambda v, c: v - v.detach() + c[(straight(v, c)[:, None] - c).norm(dim=2)
+                                                      .argmin(1)], "reaches the codebook"),
+    ("ch11-straight", lambda v, c: straight(v, c).detach() + 0 * c.sum(), "No gradient reaches v"),
+    ("ch11-straight", lambda v, c: 2 * v - v.detach() + (straight(v, c) - v).detach(), "identity"),
+    ("ch11-perplexity", lambda n: torch.exp(-(n / n.sum() * (n / n.sum()).log()).sum()), "Not a"),
+    ("ch11-perplexity", lambda n: perplexity_of(n).log(), "exponential"),
+    ("ch11-perplexity", lambda n: (n > 0).sum(), "at all"),
+    ("ch11-perplexity", lambda n: 1 / perplexity_of(n), "Upside down"),
+    ("ch11-perplexity", lambda n: n.sum(), "shares"),
 ]  # fmt: skip
 
 

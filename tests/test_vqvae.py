@@ -126,6 +126,23 @@ def test_dead_codes_are_put_on_vectors_of_the_batch():
     assert vectors
 
 
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_the_quantizer_works_in_full_precision_under_autocast(decay):
+    plain, mixed = (VectorQuantizer(8, 4, decay=decay) for _ in range(2))
+    mixed.load_state_dict(plain.state_dict())
+    z = torch.randn(16, 4, 2, 2)
+    with seeded(0):
+        expected = plain(z)
+    with seeded(0), torch.autocast("cpu", torch.bfloat16):
+        found = mixed(z)
+    assert torch.equal(expected[0], found[0])
+    assert torch.equal(expected[1], found[1])
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, mixed.state_dict()[name]), name
+    x = random_images(16, (3, 8, 8))
+    fit(tiny(decay), vq_loss, x, epochs=1, batch_size=8, bfloat16=True, progress=False)
+
+
 def test_training_without_randomness_in_the_weights_repeats_itself():
     x = random_images(32, (3, 8, 8))
     weights = []

@@ -60,3 +60,61 @@ def _quadrature(answer) -> str:
     if not torch.isfinite(far).all():
         raise Hint("Right for these, but at -2000 every exponential is zero. Use logsumexp.")
     return "In two dimensions nothing more is needed."
+
+
+# ------------------------------------------------------------- 11. Discrete codes: VQ-VAE
+
+
+@exercise("ch11-bits")
+def _bits(answer) -> str:
+    value = float(answer)
+    if value == 512 * 256:
+        raise Hint("A symbol from an alphabet of 512 takes log2(512) bits.")
+    if value == 9:
+        raise Hint("That is one symbol. There are 16 by 16.")
+    if value == 3 * 64 * 64 * 8:
+        raise Hint("That is the image before.")
+    if abs(value - 256 * log(512)) < 1:
+        raise Hint("Those are nats. In bits the logarithm is to base 2.")
+    alphabet = [format(k, "b").zfill(9) for k in range(512)]  # independently: write them down
+    expected = 16 * 16 * len(alphabet[-1])
+    close(value, float(expected), "Places, times bits a symbol.", 1e-3)
+    return "The image before has 43 times as many."
+
+
+@exercise("ch11-straight")
+def _straight(answer) -> str:
+    generator = torch.Generator().manual_seed(11)
+    v = torch.randn(6, 3, generator=generator).requires_grad_()
+    codebook = torch.randn(5, 3, generator=generator).requires_grad_()
+    got = answer(v, codebook)
+    nearest = torch.stack([codebook[(row - codebook).norm(dim=1).argmin()] for row in v]).detach()
+    close(got, nearest, "Forward it should be the nearest entry for each vector.")
+    if not got.requires_grad:
+        raise Hint("No gradient can flow through it. Stop the gradient of the difference alone.")
+    wish = torch.randn(6, 3, generator=generator)
+    to_v, to_codebook = torch.autograd.grad(got, (v, codebook), wish, allow_unused=True)
+    if to_codebook is not None and bool(to_codebook.any()):
+        raise Hint("The gradient reaches the codebook. Detach the entry as well.")
+    if to_v is None:
+        raise Hint("No gradient reaches v. Add v to a difference that is detached.")
+    close(to_v, wish, "Backward it should be the identity.")
+    return "The cheat, in one line."
+
+
+@exercise("ch11-perplexity")
+def _perplexity(answer) -> str:
+    counts = torch.tensor([4.0, 0.0, 2.0, 2.0], dtype=torch.float64)
+    got = torch.as_tensor(answer(counts), dtype=torch.float64)
+    if bool(got.isnan()):
+        raise Hint("Not a number: 0 log 0 counts as 0. Leave out what never occurred.")
+    # Independently: half the time one of two equal halves; the entropy is 1.5 bits.
+    expected = torch.tensor(2.0, dtype=torch.float64) ** 1.5
+    if same(got, expected.log()):
+        raise Hint("That is the entropy. The perplexity is its exponential.")
+    if same(got, torch.tensor(3.0, dtype=torch.float64)):
+        raise Hint("That is how many occurred at all. Rare symbols should count for less.")
+    if same(got, 1 / expected):
+        raise Hint("Upside down: look at the sign of the entropy.")
+    close(got, expected, "exp(-sum p log p), with p the shares.")
+    return "Between 1 and K."

@@ -111,7 +111,8 @@ class VectorQuantizer(nn.Module):
         else:
             codebook = torch.zeros_like(commitment)
             if self.training:
-                self._update(z.detach(), codes)
+                with torch.autocast(z.device.type, enabled=False):  # running sums in full precision
+                    self._update(z.detach(), codes)
         quantized = z + (entries - z).detach()  # entries forward, the identity backward
         return quantized, codes, {"codebook": codebook, "commitment": commitment}
 

@@ -263,18 +263,23 @@ def likelihood(run: dict[str, Any]) -> str:
     if found is None:
         return "–"
     name, arguments = found.groups()
-    words = re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+    words = {
+        "Bernoulli": "Bernoulli",
+        "ContinuousBernoulli": "Continuous Bernoulli",
+        "Gaussian": "Gaussian",
+        "DiscretizedLogistic": "Discretized logistic",
+    }.get(name, name)
     if "greys=True" in arguments:
-        return "cross-entropy on greys"
+        return "Cross-entropy on greys"
     if name == "Bernoulli" and (configuration.get("settings") or {}).get("transform"):
-        return "Bernoulli, dynamic binarization"
+        return "Bernoulli, dynamic"
     noise = re.search(r"noise='(\w+)'", arguments)
     fixed = re.search(r"[^_]scale=([\d.]+)", arguments)
     if fixed:
         words += f", fixed to {fixed[1]}"
     elif noise:
         words += f", {noise[1]}"
-    return words[0].upper() + words[1:]
+    return words
 
 
 def describe(path: Path, run: dict[str, Any]) -> list[str]:
