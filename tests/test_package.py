@@ -679,7 +679,7 @@ def test_check_of_an_unknown_exercise(one_exercise):
 
 # Each module may import only from those before it (plots and checks stand beside each other).
 ORDER = ["randomness", "schedules", "networks", "posteriors", "likelihoods", "priors", "sources", "toy", "data", "vae",
-         "autoencoder", "vqvae", "pixelcnn", "objectives", "training", "artifacts", "latent", "evaluation", "style", "plots",
+         "autoencoder", "vqvae", "pixelcnn", "ladder", "objectives", "training", "artifacts", "latent", "evaluation", "style", "plots",
          "exercises", "answers_foundations", "answers_choices", "answers_models", "checks", "__init__"]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vae_tutorial.autoencoder import Autoencoder
 from vae_tutorial.data import check_images, to_float
+from vae_tutorial.ladder import LadderVAE, ladder_elbo
 from vae_tutorial.networks import device_of
 from vae_tutorial.objectives import elbo, kl_per_dimension, reconstruction_error
 from vae_tutorial.randomness import seeded
@@ -70,6 +71,36 @@ def evaluate_elbo(
         "test_negative_elbo": float(loss.mean()),
         "test_reconstruction": float(terms["reconstruction"].mean()),
         "test_kl": float(terms["kl"].mean()),
+        "test_standard_error": float(loss.std(correction=0) / math.sqrt(len(loss))),
+        "posterior_samples": samples,
+    }
+
+
+def evaluate_ladder(
+    model: LadderVAE,
+    images: Tensor,
+    *,
+    samples: int = 10,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The negative ELBO of a hierarchy on held-out images, and the KL term of each layer.
+
+    Args and units as for :func:`evaluate_elbo`.
+
+    Returns:
+        ``test_negative_elbo`` = ``test_reconstruction`` + ``test_kl``, ``test_kl_1``, ... of the
+        layers, and ``test_standard_error``.
+    """
+
+    def terms_of(x: Tensor) -> dict[str, Tensor]:
+        return ladder_elbo(model, x if transform is None else transform(x), samples=samples)
+
+    terms = _per_image(model, images, terms_of, batch_size, seed)
+    loss = terms.pop("loss")
+    means = {f"test_{name}": float(term.mean()) for name, term in terms.items()}
+    return {"test_negative_elbo": float(loss.mean()), **means} | {
         "test_standard_error": float(loss.std(correction=0) / math.sqrt(len(loss))),
         "posterior_samples": samples,
     }
