@@ -236,6 +236,15 @@ def test_one_learnt_scale_for_all_pixels():
     assert likelihood.log_scale.grad != 0
 
 
+@pytest.mark.parametrize("value", [-0.5, 1.5, 200.0, math.nan])
+@pytest.mark.parametrize("likelihood", [ContinuousBernoulli, DiscretizedLogistic, vt.Bernoulli])
+def test_values_outside_the_support_are_named(likelihood, value):
+    p = likelihood((1, 2, 2))
+    p = p(torch.zeros(1, *p.param_shape))
+    with pytest.raises(ValueError, match=r"some (values|pixels) lie elsewhere"):
+        p.log_prob(torch.full((1, 1, 2, 2), value))
+
+
 def test_an_unbounded_continuous_bernoulli_pays_for_black_without_end():
     black = torch.zeros(1, 1, 1)
     free, bound = (ContinuousBernoulli((1, 1, 1), logit_bound=b) for b in (None, 10.0))

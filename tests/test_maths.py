@@ -27,6 +27,7 @@ from vae_tutorial.evaluation import (
     nearest_images,
 )
 from vae_tutorial.latent import (
+    four_corner_images,
     four_corners,
     interpolate,
     linear_grid,
@@ -370,6 +371,18 @@ def test_nearest_images_are_scikit_learns():
     expected, found = model.kneighbors(images.flatten(1).numpy())
     np.testing.assert_allclose(distance, expected[:, 0], rtol=1e-4)
     assert torch.equal(votes, labels[torch.from_numpy(found)])
+
+
+def test_a_sheet_between_four_images_is_that_between_their_codes():
+    vae, x = tiny_vae(spread=2.0), random_images(4)
+    sheet = four_corner_images(vae, x, 5)
+    assert sheet.shape == (5, 5, 1, 28, 28)
+    torch.testing.assert_close(sheet, vae.decode(four_corners(vae.encode(x), 5)))
+    corners = torch.stack([sheet[0, 0], sheet[0, -1], sheet[-1, 0], sheet[-1, -1]])
+    torch.testing.assert_close(corners, vae.reconstruct(x))
+    for bad in ([*x[:3]], [*x[:3], torch.rand(1, 28, 27)]):
+        with pytest.raises(ValueError, match=r"four corner images .* of one size"):
+            four_corner_images(vae, bad, 5)
 
 
 def test_four_corners_is_bilinear():

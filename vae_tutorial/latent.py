@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -113,6 +115,30 @@ def four_corners(corners: Tensor, n: int) -> Tensor:
     left = interpolate(corners[0], corners[2], n)
     right = interpolate(corners[1], corners[3], n)
     return torch.stack([interpolate(a, b, n) for a, b in zip(left, right, strict=True)])
+
+
+def four_corner_images(model: nn.Module, images: Sequence[Tensor], n: int) -> Tensor:
+    """The decoded sheet between four images: their codes at the corners, a bilinear grid between.
+
+    Args:
+        model: a VAE (whose codes are posterior means) or an autoencoder.
+        images: four images (C, H, W) of one size: top left, top right, bottom left, bottom right.
+        n: images a side.
+
+    Returns:
+        (n, n, C, H, W), row by row from the top.
+
+    Raises:
+        ValueError: when there are not four, or their sizes differ.
+    """
+    images = list(images)
+    shapes = [tuple(image.shape) for image in images]
+    if len(images) != 4 or len(set(shapes)) > 1:
+        raise ValueError(
+            f"needs four corner images (C, H, W) of one size, got {len(images)} of shapes "
+            f"{shapes}; crop or resize them to one."
+        )
+    return decode(model, four_corners(encode(model, torch.stack(images)), n))
 
 
 def linear_grid(n: int, limit: float = 3.0) -> Tensor:

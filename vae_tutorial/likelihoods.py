@@ -84,6 +84,7 @@ class _ContinuousBernoulli(Distribution):
         super().__init__(logits.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        _check_greys(value, "a continuous Bernoulli is a density of greys in [0, 1]")
         logits, value = torch.broadcast_tensors(self.logits, value)
         bce = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
         return log_normalizer(logits) - bce
@@ -266,6 +267,7 @@ class _DiscretizedLogistic(Distribution):
         super().__init__(location.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        _check_greys(value, "a discretized logistic has the 256 levels k / 255")
         k = (value * 255).round()
         upper = ((k + 0.5) / 255 - self.location) / self.scale
         lower = ((k - 0.5) / 255 - self.location) / self.scale
@@ -360,6 +362,15 @@ def _as_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
     if len(image_shape) != 3:
         raise ValueError(f"image_shape must be (C, H, W), got {image_shape}")
     return image_shape  # type: ignore[return-value]
+
+
+def _check_greys(value: Tensor, what: str) -> None:
+    """Values must lie in [0, 1], up to rounding; NaN does not."""
+    if not ((value > -1e-4) & (value < 1 + 1e-4)).all():
+        raise ValueError(
+            f"{what}, but some values lie elsewhere (smallest {float(value.min()):g}, largest "
+            f"{float(value.max()):g}). Divide bytes by 255; undo any normalization of the images."
+        )
 
 
 def _check_parameters(likelihood: nn.Module, parameters: Tensor) -> None:
