@@ -338,7 +338,8 @@ def pipeline(
         rows: name to a mapping with ``image`` (C, H, W), what the encoder saw; ``z_mean``, ``z_std`` and
             ``z``, each (D,), the posterior and one sample of it; ``mean`` and ``std``, each
             (C, H, W), of the likelihood at that sample.
-        largest_std: where the colour bar of the standard deviations ends.
+        largest_std: where the colour bar of the standard deviations ends; larger ones get its last
+            colour.
     """
     height = width * 0.155
     fig = figure(width, height * len(rows) + 0.75)
@@ -354,7 +355,7 @@ def pipeline(
         line[1].bar(d, row["z"], color=TRAIN, alpha=0.75, width=0.72)
         line[1].errorbar(d, row["z_mean"], row["z_std"], fmt="none", ecolor=INK, elinewidth=1.4)
         line[1].axhline(0, color=INK, lw=0.8)
-        line[1].set(ylim=(-limit, limit), xticks=[], yticks=[-2, 0, 2])
+        line[1].set(ylim=(-limit, limit), xticks=[], yticks=[-2, 0, 2], box_aspect=1 / 2.6)
         line[1].spines["bottom"].set_visible(False)
         show_image(line[2], to_array(row["mean"]))
         std = row["std"].mean(0)  # over channels: (H, W)
@@ -362,7 +363,8 @@ def pipeline(
         line[3].set(xticks=[], yticks=[])
         line[3].spines[:].set_visible(False)
     axes[-1, 1].set_xlabel("whiskers: mean and one standard deviation of $q$", fontsize=10.5)
-    bar = fig.colorbar(shown, ax=axes[:, 3], shrink=min(1.0, 2.6 / len(rows)), aspect=14)
+    shrink = min(1.0, 2.6 / len(rows))
+    bar = fig.colorbar(shown, ax=axes[:, 3], shrink=shrink, aspect=14, extend="max")
     bar.set_label("of a pixel, in greys from 0 to 1")
     return fig
 
