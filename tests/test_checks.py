@@ -95,6 +95,27 @@ def perplexity_of(counts):
     return torch.exp(-(p * p.log()).sum())
 
 
+def degrees(before, after, last=False):
+    return (after[:, None] > before if last else after[:, None] >= before).float()
+
+
+def flow_density(z, shift, log_scale):
+    noise = (z - shift) * torch.exp(-log_scale)
+    return -0.5 * (noise.square() + math.log(2 * math.pi)).sum(1) - log_scale.sum(1)
+
+
+def window(size, first):
+    middle = size // 2 * (size + 1)
+    order = torch.arange(size * size).reshape(size, size)
+    return (order < middle if first else order <= middle).float()
+
+
+def conditional_entropy(counts):
+    p, there = counts / counts.sum(), counts > 0
+    given = counts / counts.sum(1, keepdim=True)
+    return -(p[there] * torch.log2(given[there])).sum()
+
+
 RIGHT = {
     "ch01-bce": bce,
     "ch01-floor": 784 * math.log(2),
@@ -125,9 +146,15 @@ RIGHT = {
     "ch09-entropy": lambda a, b: math.log(2 * math.pi * math.e * a * b),
     "ch09-common": 0.5 * math.log(4),
     "ch09-quadrature": lambda j, area: j.logsumexp(1) + math.log(area),
+    "ch10-masks": degrees,
+    "ch10-density": flow_density,
+    "ch10-waste": -0.5 * math.log(0.36),
     "ch11-bits": 2304,
     "ch11-straight": straight,
     "ch11-perplexity": perplexity_of,
+    "ch12-bits": 900 / (256 * math.log(2)),
+    "ch12-mask": window,
+    "ch12-neighbour": conditional_entropy,
 }
 
 WRONG = [
@@ -262,6 +289,17 @@ WRONG = [
     ("ch09-quadrature", lambda j, area: j.exp().sum(1) * area, "Its logarithm"),
     ("ch09-quadrature", lambda j, area: j.sum(1), "over the grid"),
     ("ch09-quadrature", lambda j, area: (j.exp().sum(1) * area).log(), "logsumexp"),
+    ("ch10-masks", lambda b, a, last=False: degrees(a, b, last), "Turned round"),
+    ("ch10-masks", lambda b, a, last=False: degrees(b, a), "must be strict"),
+    ("ch10-masks", lambda b, a, last=False: degrees(b, a, True), "is allowed"),
+    ("ch10-density", lambda z, m, s: flow_density(z, m, s).sum(), "each row"),
+    ("ch10-density", lambda z, m, s: flow_density(z, m, s) + 2 * s.sum(1), "wrong sign"),
+    ("ch10-density", lambda z, m, s: flow_density(z, m, s) + s.sum(1), "Jacobian is missing"),
+    ("ch10-density", lambda z, m, s: z.sum(1), "minus the sum"),
+    ("ch10-waste", 0.5 * math.log(0.36), "positive"),
+    ("ch10-waste", -math.log(0.36), "Twice"),
+    ("ch10-waste", -0.5 * math.log2(0.36), "in bits"),
+    ("ch10-waste", 0.8, "covariance"),
     ("ch11-bits", 512 * 256, "log2"),
     ("ch11-bits", 9, "one symbol"),
     ("ch11-bits", 98304, "before"),
@@ -278,6 +316,20 @@ WRONG = [
     ("ch11-perplexity", lambda n: (n > 0).sum(), "at all"),
     ("ch11-perplexity", lambda n: 1 / perplexity_of(n), "Upside down"),
     ("ch11-perplexity", lambda n: n.sum(), "shares"),
+    ("ch12-bits", 900 / 256, "nats a symbol"),
+    ("ch12-bits", 900 / math.log(2), "whole grid"),
+    ("ch12-bits", 900 * math.log(2) / 256, "more bits"),
+    ("ch12-bits", 9, "by the number"),
+    ("ch12-mask", lambda n, first: 1 - window(n, first), "Upside down"),
+    ("ch12-mask", lambda n, first: window(n, not first), "middle"),
+    ("ch12-mask", lambda n, first: torch.ones(n, n).tril(), "the right half"),
+    ("ch12-mask", lambda n, first: torch.zeros(n, n), "Rows above"),
+    ("ch12-neighbour", lambda n: -(n * torch.log2(n)).sum(), "Not a number"),
+    ("ch12-neighbour", lambda n: conditional_entropy(n) * math.log(2), "nats"),
+    ("ch12-neighbour", lambda n: conditional_entropy(n.flatten()[None]), "together"),
+    ("ch12-neighbour", lambda n: conditional_entropy(n.T), "left symbol given"),
+    ("ch12-neighbour", lambda n: -conditional_entropy(n), "sign"),
+    ("ch12-neighbour", lambda n: 7.0, "Average"),
 ]  # fmt: skip
 
 

@@ -6,10 +6,21 @@ import math
 
 import pytest
 import torch
+from tiny import random_images
 
 from vae_tutorial import fit
-from vae_tutorial.pixelcnn import GatedLayer, GatedPixelCNN, code_loss, codes_as_images
+from vae_tutorial.data import to_float
+from vae_tutorial.evaluation import evaluate_codes
+from vae_tutorial.pixelcnn import (
+    GatedLayer,
+    GatedPixelCNN,
+    code_loss,
+    codes_as_images,
+    codes_of,
+)
 from vae_tutorial.randomness import seeded
+from vae_tutorial.sources import ImageData, Split
+from vae_tutorial.vqvae import VQVAE, VectorQuantizer
 
 
 def tiny(grid=(5, 6), layers=4, num_codes=4, kernel=3, seed=0) -> GatedPixelCNN:
@@ -68,6 +79,56 @@ def test_samples_follow_the_probabilities():
     assert float((share - p).abs().max()) < 0.012
     assert float((share - p).abs().sum()) < 0.08
     assert torch.equal(drawn, model.sample(20_000, seed=0).flatten(1))
+
+
+def test_rows_that_are_given_are_kept_and_the_rest_follows_from_them():
+    model = tiny(grid=(2, 2), num_codes=3, layers=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.5)
+        top = torch.tensor([2, 1])
+        bottoms = torch.cartesian_prod(torch.arange(3), torch.arange(3))  # (9, 2)
+        every = torch.stack([top.expand(9, 2), bottoms], 1)
+        p = model.log_prob(every).softmax(0)  # of the bottom row, given the top
+    drawn = model.sample(20_000, above=top.expand(20_000, 1, 2), seed=0)
+    assert torch.equal(drawn[:, 0], top.expand(20_000, 2))
+    share = torch.bincount(drawn[:, 1] @ torch.tensor([3, 1]), minlength=9).double() / len(drawn)
+    assert float((share - p).abs().max()) < 0.012
+    for wrong in (top, top.expand(5, 1, 2), torch.zeros(3, 2, 2), torch.zeros(3, 1, 4)):
+        with pytest.raises(ValueError, match="above must be"):
+            model.sample(3, above=wrong)
+
+
+def test_codes_of_images_are_those_of_the_model():
+    images = (255 * random_images(30, (1, 8, 8))).byte()
+    parts = [Split(images[i : i + 10], torch.arange(10)) for i in (0, 10, 20)]
+    source = ImageData("some", *parts, ("a",))
+    with seeded(0):
+        first, second = (VQVAE((1, 8, 8), VectorQuantizer(16, 4), (4, 8)) for _ in range(2))
+    found = codes_of(first, source, batch_size=7)
+    assert found.name == "some-codes"
+    assert found.image_shape == (1, 2, 2)
+    for part, split in zip(parts, (found.train, found.validation, found.test), strict=True):
+        assert torch.equal(split.images[:, 0].long(), first.encode(to_float(part.images)))
+        assert torch.equal(split.labels, part.labels)
+    # The checksum is the source's and the model's, whatever rounding made of the codes.
+    assert found.sha256 == codes_of(first, source).sha256
+    assert found.sha256 != codes_of(second, source).sha256
+    other = ImageData("some", parts[1], *parts[1:], ("a",))
+    assert found.sha256 != codes_of(first, other).sha256
+    assert found.sha256 != source.sha256
+
+
+def test_the_evaluation_is_the_mean_over_grids():
+    model = tiny(grid=(4, 4), num_codes=5)
+    codes = torch.randint(0, 5, (23, 4, 4), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        bits = -model.log_prob(codes).double() / (16 * math.log(2))
+    metrics = evaluate_codes(model, codes_as_images(codes), batch_size=10)
+    assert metrics["test_bits"] == pytest.approx(float(bits.mean()), rel=1e-5)
+    assert metrics["test_nats"] == pytest.approx(float(bits.mean()) * 16 * math.log(2), rel=1e-5)
+    error = float(bits.std(correction=0)) / math.sqrt(23)
+    assert metrics["test_standard_error"] == pytest.approx(error, rel=1e-4)
 
 
 def test_a_low_temperature_makes_the_likeliest_grid_likelier():

@@ -62,6 +62,63 @@ def _quadrature(answer) -> str:
     return "In two dimensions nothing more is needed."
 
 
+# ------------------------------------------------------------- 10. A prior that is learnt
+
+
+@exercise("ch10-masks")
+def _masks(answer) -> str:
+    for before, after in (([1, 2, 3], [1, 2, 1, 2]), ([2, 1, 3, 1], [3, 1, 2])):
+        m, n = torch.tensor(before), torch.tensor(after)
+        for last in (False, True):
+            got = torch.as_tensor(answer(m, n, last)).double()
+            # Independently: one entry after the other, by the rule in words.
+            expected = torch.tensor(
+                [[float(i < o if last else i <= o) for i in before] for o in after]
+            ).double()
+            if got.shape == expected.T.shape != expected.shape or same(got, expected.T):
+                raise Hint("Turned round: a row is an output, a column an input, as in a weight.")
+            if last and same(got, torch.tensor([[float(i <= o) for i in before] for o in after])):
+                raise Hint("The last layer must be strict, or an output would see its own input.")
+            close(got, expected, "1 where the input's degree is allowed, else 0.")
+    return "No path from an input to its own output."
+
+
+@exercise("ch10-density")
+def _density(answer) -> str:
+    generator = torch.Generator().manual_seed(10)
+    z, shift, log_scale = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    got = torch.as_tensor(answer(z, shift, log_scale)).double()
+    # Independently: given those before it, each dimension is a Gaussian of its own.
+    each = torch.distributions.Normal(shift, log_scale.exp()).log_prob(z)
+    expected = each.sum(1)
+    if got.shape != expected.shape:
+        raise Hint("One number for each row: sum over the dimensions.")
+    if same(got, expected + 2 * log_scale.sum(1)):
+        raise Hint("The log-determinant has the wrong sign: wide conditionals are thin ones.")
+    if same(got, expected + log_scale.sum(1)):
+        raise Hint("That is the density of the noise. The Jacobian is missing.")
+    close(got, expected, "log N(noise; 0, I) minus the sum of the logarithmic scales.")
+    return "Exact, in one pass."
+
+
+@exercise("ch10-waste")
+def _waste(answer) -> str:
+    value = float(answer)
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+    zero = torch.zeros(2, dtype=torch.float64)
+    aggregate = MultivariateNormal(zero, covariance)
+    standard = MultivariateNormal(zero, torch.eye(2, dtype=torch.float64))
+    expected = torch.distributions.kl_divergence(aggregate, standard)
+    if abs(value + float(expected)) < 0.01:
+        raise Hint("A gain is positive: -1/2 ln det C.")
+    if abs(value - 2 * float(expected)) < 0.01:
+        raise Hint("Twice too much: there is a factor of 1/2.")
+    if abs(value - float(expected) / log(2)) < 0.01:
+        raise Hint("That is in bits.")
+    close(value, expected, "KL(N(0, C) || N(0, I)), with C the codes' covariance.", 5e-3)
+    return "The mutual information of the two latents: what N(0, I) knows nothing of."
+
+
 # ------------------------------------------------------------- 11. Discrete codes: VQ-VAE
 
 
@@ -118,3 +175,68 @@ def _perplexity(answer) -> str:
         raise Hint("Upside down: look at the sign of the entropy.")
     close(got, expected, "exp(-sum p log p), with p the shares.")
     return "Between 1 and K."
+
+
+# ------------------------------------------------ 12. A prior over codes: Gated PixelCNN
+
+
+@exercise("ch12-bits")
+def _code_bits(answer) -> str:
+    value = float(answer)
+    symbols = 16 * 16
+    if abs(value - 900 / symbols) < 0.01:
+        raise Hint("That is nats a symbol. One bit is ln 2 nats.")
+    if abs(value - 900 / log(2)) < 1:
+        raise Hint("That is for the whole grid. It has 256 symbols.")
+    if abs(value - 900 * log(2) / symbols) < 0.01:
+        raise Hint("There are more bits than nats: divide by ln 2.")
+    # Independently: 2 to the power of -value must be the geometric mean of the probabilities.
+    geometric = torch.tensor(-900 / symbols, dtype=torch.float64).exp()
+    close(value, -torch.log2(geometric), "Nats, by ln 2, by the number of symbols.", 1e-3)
+    return "Of an alphabet of 512, which would take 9."
+
+
+@exercise("ch12-mask")
+def _mask(answer) -> str:
+    for size in (3, 5):
+        for first in (True, False):
+            got = torch.as_tensor(answer(size, first)).double()
+            # Independently: count the places row by row until the middle is reached.
+            expected, middle = torch.zeros(size, size).double(), (size // 2, size // 2)
+            for row in range(size):
+                for column in range(size):
+                    if (row, column) == middle:
+                        expected[row, column] = float(not first)
+                    expected[row, column] += float((row, column) < middle)
+            if same(got, 1 - expected):
+                raise Hint("Upside down: 1 is for places that may be looked at.")
+            flipped = expected.clone()
+            flipped[middle] = 1 - flipped[middle]
+            if same(got, flipped):
+                raise Hint("Look at the middle: the first layer must not see its own place.")
+            if same(got, torch.ones(size, size).double().tril()):
+                raise Hint("Above, the whole row is earlier, the right half, too.")
+            close(got, expected, "Rows above, and to the left in the row of the middle.")
+    return "Correct, and with a blind spot."
+
+
+@exercise("ch12-neighbour")
+def _neighbour(answer) -> str:
+    counts = torch.tensor([[6.0, 2.0, 0.0], [1.0, 1.0, 2.0], [0.0, 4.0, 0.0]]).double()
+    got = torch.as_tensor(answer(counts), dtype=torch.float64)
+    if bool(got.isnan()):
+        raise Hint("Not a number: leave out pairs that never occurred.")
+    p = counts / counts.sum()
+    # Independently, by the chain rule: H(b | a) = H(a, b) - H(a).
+    joint, left, right = (-torch.xlogy(q, q).sum() / log(2) for q in (p, p.sum(1), p.sum(0)))
+    expected = joint - left
+    if same(got, expected * log(2)):
+        raise Hint("That is in nats.")
+    if same(got, joint):
+        raise Hint("That is the entropy of both together, H(a, b).")
+    if same(got, joint - right):
+        raise Hint("That is the left symbol given the right one.")
+    if same(got, -expected):
+        raise Hint("An entropy is not negative: look at the sign.")
+    close(got, expected, "Average -log2 p(b | a) over the pairs, each as often as it occurs.")
+    return "Never more than the entropy of b alone."

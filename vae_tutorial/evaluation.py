@@ -17,6 +17,7 @@ from vae_tutorial.data import check_images, to_float
 from vae_tutorial.ladder import LadderVAE, ladder_elbo
 from vae_tutorial.networks import device_of
 from vae_tutorial.objectives import elbo, kl_per_dimension, reconstruction_error
+from vae_tutorial.pixelcnn import GatedPixelCNN, code_loss
 from vae_tutorial.randomness import seeded
 from vae_tutorial.vae import VAE
 from vae_tutorial.vqvae import VQVAE, perplexity
@@ -238,6 +239,29 @@ def evaluate_vqvae(model: VQVAE, images: Tensor, *, batch_size: int = 500) -> di
         "test_reconstruction": float(torch.cat(errors).mean()),
         "test_perplexity": float(perplexity(every, k)),
         "test_codes_used": len(every.unique()) / k,
+    }
+
+
+def evaluate_codes(
+    model: GatedPixelCNN, images: Tensor, *, batch_size: int = 500
+) -> dict[str, float]:
+    """The negative log-likelihood of held-out grids of codes: exact, not a bound.
+
+    Args:
+        model: a trained PixelCNN.
+        images: grids as bytes (N, 1, H, W); see :func:`~vae_tutorial.pixelcnn.codes_as_images`.
+        batch_size: grids at a time.
+
+    Returns:
+        ``test_bits`` in bits a code, its ``test_standard_error`` over grids, and ``test_nats`` in
+        nats a grid.
+    """
+    terms = _per_image(model, images, lambda x: code_loss(model, x), batch_size, 0)
+    bits, nats = terms["bits"], terms["loss"]
+    return {
+        "test_bits": float(bits.mean()),
+        "test_standard_error": float(bits.std(correction=0) / math.sqrt(len(bits))),
+        "test_nats": float(nats.mean()),
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_tutorial.networks import device_of
+from vae_tutorial.networks import HeLinear, device_of
 from vae_tutorial.posteriors import bounded, check_latent_dim
 from vae_tutorial.randomness import seeded
 
@@ -53,11 +53,20 @@ def log_normal(z: Tensor, p: Gaussian) -> Tensor:
     return -0.5 * (squares + log_variance + constant).sum(-1)
 
 
-def _mlp(n_in: int, hidden: int, n_out: int) -> nn.Sequential:
+def _hidden(n_in: int, width: int) -> nn.Sequential:
+    """Two hidden layers, normalized over the batch.
+
+    Without normalization a deep stack of stochastic layers is hard to start: Sonderby et al.
+    (2016), section 3.2, find batch normalization essential for more than two.
+    """
     return nn.Sequential(
-        nn.Linear(n_in, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-        nn.Linear(hidden, n_out),
+        HeLinear(n_in, width), nn.BatchNorm1d(width), nn.SiLU(),
+        HeLinear(width, width), nn.BatchNorm1d(width), nn.SiLU(),
     )  # fmt: skip
+
+
+def _mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(*_hidden(n_in, width), HeLinear(width, n_out))
 
 
 class LadderVAE(nn.Module):
@@ -99,12 +108,9 @@ class LadderVAE(nn.Module):
         pixels, dims = prod(image_shape), self.latent_dims
         if ladder:
             widths = [pixels, *hidden]
-            self.up = nn.ModuleList(
-                nn.Sequential(nn.Linear(a, b), nn.SiLU(), nn.Linear(b, b), nn.SiLU())
-                for a, b in itertools.pairwise(widths)
-            )
+            self.up = nn.ModuleList(_hidden(a, b) for a, b in itertools.pairwise(widths))
             self.says = nn.ModuleList(
-                nn.Linear(width, 2 * d) for width, d in zip(hidden, dims, strict=True)
+                HeLinear(width, 2 * d) for width, d in zip(hidden, dims, strict=True)
             )
         else:
             sources = [pixels, *dims[:-1]]

@@ -7,15 +7,19 @@ above, the horizontal one the row's own places to the left. Together they leave 
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from vae_tutorial.data import to_float
 from vae_tutorial.networks import device_of
 from vae_tutorial.randomness import seeded
+from vae_tutorial.sources import ImageData, Split
+from vae_tutorial.training import progress_bar
+from vae_tutorial.vqvae import VQVAE
 
 Terms = dict[str, Tensor]
 
@@ -116,12 +120,15 @@ class GatedPixelCNN(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, n: int, *, seed: int | None = None, temperature: float = 1.0, progress: bool = False
-    ) -> Tensor:
-        """Draw grids, one place after the other: H W passes through the network.
+        self, n: int, *, above: Tensor | None = None, seed: int | None = None,
+        temperature: float = 1.0, progress: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Draw grids, one place after the other: one pass through the network for each.
 
         Args:
             n: how many.
+            above: the first rows of each grid, (n, rows, W): they are kept, and the rest is drawn
+                given them.
             seed: makes the draw repeatable.
             temperature: logits are divided by it. Below 1 likely symbols get likelier; what is
                 drawn is then no longer the model's distribution.
@@ -134,8 +141,17 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"needs n >= 1 and temperature > 0, got {n} and {temperature}")
         height, width = self.grid
         codes = torch.zeros(n, height, width, dtype=torch.int64, device=device_of(self))
-        with seeded(seed), tqdm(total=height * width, disable=not progress) as bar:
-            for y in range(height):
+        first = 0
+        if above is not None:
+            first = above.shape[1] if above.ndim == 3 else -1
+            if above.shape != (n, first, width) or not 0 <= first < height:
+                raise ValueError(
+                    f"above must be ({n}, rows, {width}) with fewer than {height} rows, got "
+                    f"{tuple(above.shape)}"
+                )
+            codes[:, :first] = above.to(codes.device)
+        with seeded(seed), progress_bar((height - first) * width, progress) as bar:
+            for y in range(first, height):
                 for x in range(width):
                     # Rows below do not matter to this place, so they need not be computed.
                     embedded = self.embedding(codes[:, : y + 1]).movedim(-1, 1)
@@ -153,6 +169,34 @@ def codes_as_images(codes: Tensor) -> Tensor:
             f"{int(codes.max())}"
         )
     return codes.to(torch.uint8).unsqueeze(1)
+
+
+def codes_of(model: VQVAE, source: ImageData, *, batch_size: int = 500) -> ImageData:
+    """A data set of codes: every image of ``source`` as the grid that a VQ-VAE writes for it.
+
+    Its origin is the source's checksum and the model's weights, so a prior that was trained on
+    these codes is told from one on the codes of another model.
+
+    Args:
+        model: a trained VQ-VAE with at most 256 codes.
+        source: images of the shape that it takes.
+        batch_size: images at a time.
+
+    Returns:
+        Grids as images (N, 1, h, w) of bytes, with the labels of the source.
+    """
+
+    def encode(split: Split) -> Split:
+        device = device_of(model)
+        parts = [model.encode(to_float(x.to(device))) for x in split.images.split(batch_size)]
+        return Split(codes_as_images(torch.cat(parts).cpu()), split.labels)
+
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    parts = [encode(split) for split in (source.train, source.validation, source.test)]
+    origin = f"codes of {source.sha256} by {weights.hexdigest()}"
+    return ImageData(f"{source.name}-codes", *parts, source.classes, origin)
 
 
 def code_loss(model: GatedPixelCNN, x: Tensor) -> Terms:

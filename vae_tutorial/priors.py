@@ -148,20 +148,21 @@ class AutoregressiveFlow(nn.Module):
         """The gain of shifts and log-scales starts at zero: the flow starts as the identity."""
         nn.init.zeros_(self.gain)
 
-    def _shift_and_log_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def conditionals(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """m and s, each (..., D): of z_i given z_<i the mean, and the logarithm of the scale."""
         shift, log_scale = (self.gain * self.made(z)).unbind(-2)  # each (..., D)
         return shift, bounded(log_scale, self.log_scale_bound)
 
     def to_noise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (..., D) to epsilon (..., D), and log |det d epsilon / d z| (...)."""
-        shift, log_scale = self._shift_and_log_scale(z)
+        shift, log_scale = self.conditionals(z)
         return (z - shift) * torch.exp(-log_scale), -log_scale.sum(-1)
 
     def from_noise(self, epsilon: Tensor) -> Tensor:
         """epsilon (..., D) to z (..., D): the inverse, one dimension at a time."""
         z = torch.zeros_like(epsilon)
         for i in range(self.latent_dim):  # dimension i needs those before it
-            shift, log_scale = self._shift_and_log_scale(z)
+            shift, log_scale = self.conditionals(z)
             new = shift[..., i] + epsilon[..., i] * torch.exp(log_scale[..., i])
             z = torch.cat([z[..., :i], new.unsqueeze(-1), z[..., i + 1 :]], dim=-1)
         return z

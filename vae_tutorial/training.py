@@ -160,8 +160,7 @@ def fit(
         return x if transform is None else transform(x)
 
     start = time.perf_counter() - elapsed
-    hidden = not progress or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    with tqdm(total=total_steps, initial=first_epoch * len(batches), disable=hidden) as bar:
+    with progress_bar(total_steps, progress, initial=first_epoch * len(batches)) as bar:
         for epoch in range(first_epoch, epochs):
             # Each epoch is seeded from (seed, epoch). So an epoch does not depend on the draws
             # before it, and resuming needs no saved random state.
@@ -218,6 +217,15 @@ def fit(
                 )
     model.eval()
     return pd.DataFrame(rows)
+
+
+def progress_bar(total: int, shown: bool, *, initial: int = 0) -> tqdm:
+    """A bar over ``total`` steps, unless it is not wanted or the environment has it off.
+
+    tqdm reads ``TQDM_DISABLE`` only where it is not told; here both must agree.
+    """
+    hidden = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(total=total, initial=initial, disable=hidden)
 
 
 def default_device() -> torch.device:
