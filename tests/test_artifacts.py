@@ -26,8 +26,17 @@ from vae_tutorial import (
     toy,
 )
 from vae_tutorial.artifacts import load_run
-from vae_tutorial.evaluation import evaluate_elbo, evaluate_reconstruction, evaluate_vqvae
+from vae_tutorial.evaluation import (
+    evaluate_codes,
+    evaluate_elbo,
+    evaluate_ladder,
+    evaluate_reconstruction,
+    evaluate_vqvae,
+)
+from vae_tutorial.ladder import LadderVAE
 from vae_tutorial.likelihoods import binarize
+from vae_tutorial.pixelcnn import GatedPixelCNN, codes_of
+from vae_tutorial.priors import AutoregressiveFlow
 from vae_tutorial.vae import Decoder, Encoder
 from vae_tutorial.vqvae import VQVAE, VectorQuantizer
 
@@ -59,7 +68,13 @@ CHAPTERS |= {
     "gaussian-learnt", "gaussian-imagewise", "gaussian-pixelwise", "gaussian-beta-nll",
     "discretized-logistic",
 }  # fmt: skip
-SETS = ("mnist", "mnist-binarized", "fashion-mnist", "textures", "cifar10-jpeg", *toy.NAMES)
+CHAPTERS |= {f"prior-{kind}-{seed}" for kind in ("normal", "flow") for seed in range(3)}
+CHAPTERS |= {"prior-flow-colour-0", "vqvae-gradient", "vqvae-ema", "pixelcnn"}
+CHAPTERS |= {f"hierarchy-{kind}" for kind in ("ladder", "plain", "one-layer")}
+SETS = (
+    "mnist", "mnist-binarized", "fashion-mnist", "textures", "cifar10-jpeg", "cifar10-jpeg-codes",
+    *toy.NAMES,
+)  # fmt: skip
 every_run = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
@@ -78,7 +93,22 @@ def rebuild(folder) -> nn.Module:
             r"HeConv2d\((\d+), (\d+), kernel_size=\(4, 4\)", text))  # fmt: skip
         blocks = text.count("ResidualBlock(") // 2
         return VQVAE((first[0], 32, 32), quantizer, (first[1], second[1]), blocks)
+    if text.startswith("GatedPixelCNN"):
+        num_codes, channels = (
+            int(n) for n in re.search(r"Embedding\((\d+), (\d+)\)", text).groups()
+        )
+        later = int(re.search(r"(\d+) x GatedLayer", text)[1])  # alike, and printed once
+        hidden = int(re.search(r"\(head\).*?Conv2d\(\d+, (\d+)", text, re.DOTALL)[1])
+        grid = (8, 8)  # of images of 32 by 32
+        return GatedPixelCNN(num_codes, grid, channels=channels, layers=1 + later, hidden=hidden)
+    if text.startswith("LadderVAE"):
+        (call,) = re.findall(r"image_shape=.*ladder=.*", text)
+        arguments = {k.arg: ast.literal_eval(k.value)
+                     for k in ast.parse(f"f({call})", mode="eval").body.keywords}  # fmt: skip
+        shape = arguments.pop("image_shape")
+        return LadderVAE(shape, likelihoods.Bernoulli(shape), **arguments)
     coder, decoder = text.split("(decoder): ")
+    decoder, prior = decoder.split("(prior): ") if "(prior): " in decoder else (decoder, "")
 
     def part(where: str, module, names) -> nn.Module:
         """The posterior or likelihood: one line, ``Name(argument=value, ...)``."""
@@ -111,6 +141,9 @@ def rebuild(folder) -> nn.Module:
         return Autoencoder(network(coder, image_shape, latent_dim), decoder)
     posterior = part(coder, posteriors, ("MeanFieldGaussian", "FullCovarianceGaussian"))
     encoder = Encoder(network(coder, image_shape, posterior.param_shape), posterior)
+    if prior.startswith("AutoregressiveFlow"):
+        widths = [int(n) for n in re.findall(r"MaskedLinear\(.*out_features=(\d+)", prior)]
+        return VAE(encoder, decoder, AutoregressiveFlow(latent_dim, widths[:-1]))
     return VAE(encoder, decoder, StandardNormal(latent_dim))
 
 
@@ -156,6 +189,9 @@ def load(name: str) -> data.ImageData:
     """The images of a run; a set that is not on this machine is named, not passed over."""
     if name.endswith("-binarized"):
         return data.binarized(load(name.removesuffix("-binarized")))
+    if name.endswith("-codes"):
+        folder = ROOT / "artifacts" / "vqvae-ema"
+        return codes_of(load_run(folder, rebuild(folder)).model, load(name.removesuffix("-codes")))
     try:
         return data.load(name)
     except FileNotFoundError:
@@ -170,7 +206,7 @@ def test_the_runs_stay_small():
     """A clone of the repository brings them all."""
     sizes = {f.name: sum(path.stat().st_size for path in f.iterdir()) for f in FOLDERS}
     foundations = {"ae-2d", "vae-2d", "ae-20d", "vae-20d"}
-    later = ("toy-", "vqvae-")
+    later = ("toy-", "prior-", "vqvae-", "pixelcnn", "hierarchy-")
     choices = [n for n in sizes if n not in foundations and not n.startswith(later)]
     assert sum(sizes[name] for name in choices) < 15e6
     assert sum(sizes.values()) < 40e6
@@ -202,6 +238,25 @@ def test_convolutions_beat_dense_layers(name):
     assert order == sorted(order)
 
 
+def test_a_learnt_prior_beats_the_standard_normal_for_every_seed():
+    for seed in range(3):
+        normal, flow = (bound(f"prior-{kind}-{seed}") for kind in ("normal", "flow"))
+        assert flow["test_negative_elbo"] < normal["test_negative_elbo"] - 1
+
+
+def test_the_codes_are_used_and_the_prior_over_them_knows_more_than_their_frequencies():
+    codes = bound("vqvae-ema")
+    assert codes["test_codes_used"] >= 0.9
+    assert bound("pixelcnn")["test_bits"] < math.log2(codes["test_perplexity"]) - 0.5
+
+
+def test_the_ladder_beats_one_layer():
+    ladder, one = (
+        bound(f"hierarchy-{kind}")["test_negative_elbo"] for kind in ("ladder", "one-layer")
+    )
+    assert ladder < one - 1
+
+
 @pytest.mark.mnist
 @every_run
 def test_the_stored_metrics_are_measured_again(folder):
@@ -212,12 +267,15 @@ def test_the_stored_metrics_are_measured_again(folder):
     assert len(images) >= 3_000
     if isinstance(run.model, VQVAE):
         measured = evaluate_vqvae(run.model, images)
-    elif isinstance(run.model, VAE):
+    elif isinstance(run.model, GatedPixelCNN):
+        measured = evaluate_codes(run.model, images)
+    elif isinstance(run.model, VAE | LadderVAE):
         samples = run.metrics["posterior_samples"]
         assert samples >= 5
         transform = run.info["configuration"]["settings"].get("transform")
         assert transform in (None, "binarize")
-        measure = partial(evaluate_elbo, transform=binarize if transform else None)
+        evaluate = evaluate_elbo if isinstance(run.model, VAE) else evaluate_ladder
+        measure = partial(evaluate, transform=binarize if transform else None)
         measured = measure(run.model, images, samples=samples)
     else:
         measured = evaluate_reconstruction(run.model, images)
@@ -227,6 +285,9 @@ def test_the_stored_metrics_are_measured_again(folder):
     if isinstance(run.model, VQVAE):
         return  # its loss is not what is measured
     last = run.epochs("held-out").iloc[-1]
+    if isinstance(run.model, GatedPixelCNN):
+        assert last.bits == pytest.approx(run.metrics["test_bits"], rel=0.05)
+        return
     said = last.reconstruction + last.kl if "kl" in last else last.loss
     assert said == pytest.approx(
         run.metrics.get("test_negative_elbo", run.metrics["test_reconstruction"]), rel=0.05

@@ -116,6 +116,11 @@ def conditional_entropy(counts):
     return -(p[there] * torch.log2(given[there])).sum()
 
 
+def merge(mean_a, var_a, mean_b, var_b):
+    weight = var_b / (var_a + var_b)  # of a
+    return weight * mean_a + (1 - weight) * mean_b, weight * var_a
+
+
 RIGHT = {
     "ch01-bce": bce,
     "ch01-floor": 784 * math.log(2),
@@ -155,6 +160,9 @@ RIGHT = {
     "ch12-bits": 900 / (256 * math.log(2)),
     "ch12-mask": window,
     "ch12-neighbour": conditional_entropy,
+    "ch13-merge": merge,
+    "ch13-agree": 0.5 * (math.log(2) - 0.5),
+    "ch13-linear": 1.0,
 }
 
 WRONG = [
@@ -330,6 +338,20 @@ WRONG = [
     ("ch12-neighbour", lambda n: conditional_entropy(n.T), "left symbol given"),
     ("ch12-neighbour", lambda n: -conditional_entropy(n), "sign"),
     ("ch12-neighbour", lambda n: 7.0, "Average"),
+    ("ch13-merge", lambda m, v, n, w: (m, 1 / v + 1 / w), "That is the precision"),
+    ("ch13-merge", lambda m, v, n, w: (m, v + w), "Precisions add up"),
+    ("ch13-merge", lambda m, v, n, w: (m, v), "sum of both"),
+    ("ch13-merge", lambda m, v, n, w: ((m + n) / 2, merge(m, v, n, w)[1]), "surer opinion"),
+    ("ch13-merge", lambda m, v, n, w: (m / v + n / w, merge(m, v, n, w)[1]), "add up to one"),
+    ("ch13-merge", lambda m, v, n, w: (m, merge(m, v, n, w)[1]), "weighted by their"),
+    ("ch13-agree", 0, "surer than the prediction"),
+    ("ch13-agree", math.log(2) - 0.5, "Twice"),
+    ("ch13-agree", 0.5 * (1 - math.log(2)), "other direction"),
+    ("ch13-agree", 1, "half the variance"),
+    ("ch13-linear", 0.36, "once z_2 is known"),
+    ("ch13-linear", 1.16, "square"),
+    ("ch13-linear", 0.64, "noise of its own"),
+    ("ch13-linear", 2, "factor squared"),
 ]  # fmt: skip
 
 

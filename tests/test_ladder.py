@@ -148,6 +148,20 @@ def test_training_lowers_the_bound(ladder):
     assert rows.loss.iloc[-1] < 16 * math.log(2)
 
 
+@pytest.mark.parametrize("ladder", [True, False])
+def test_normalization_can_be_left_out_and_says_so(ladder):
+    with seeded(0):
+        bare = LadderVAE(SHAPE, Bernoulli(SHAPE), (3, 2), (8, 7), ladder=ladder, batch_norm=False)
+    normalized = tiny(ladder, (3, 2), (8, 7))
+    kinds = [{type(layer).__name__ for layer in m.modules()} for m in (bare, normalized)]
+    assert "BatchNorm1d" not in kinds[0]
+    assert "BatchNorm1d" in kinds[1]
+    assert "batch_norm=False" in str(bare)
+    assert "batch_norm" not in str(normalized)  # the default is what runs were stored with
+    terms = ladder_elbo(bare.train(), random_images(1, SHAPE, binary=True))  # even of one image
+    assert all(term.isfinite().all() for term in terms.values())
+
+
 def test_evaluation_adds_up_and_repeats_itself():
     model, x = tiny(), random_images(40, SHAPE)
     first, again = (

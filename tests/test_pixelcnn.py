@@ -18,6 +18,7 @@ from vae_tutorial.pixelcnn import (
     codes_as_images,
     codes_of,
 )
+from vae_tutorial.progress import progress_bar
 from vae_tutorial.randomness import seeded
 from vae_tutorial.sources import ImageData, Split
 from vae_tutorial.vqvae import VQVAE, VectorQuantizer
@@ -183,3 +184,11 @@ def test_bad_input_is_named():
         GatedLayer(4, 2)
     with pytest.raises(ValueError, match="fit into a byte"):
         codes_as_images(torch.full((1, 2, 2), 256))
+
+
+def test_bars_are_shown_where_wanted_and_not_switched_off(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    assert not progress_bar(3, True).disable
+    assert progress_bar(3, False).disable
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert progress_bar(3, True).disable

@@ -240,3 +240,65 @@ def _neighbour(answer) -> str:
         raise Hint("An entropy is not negative: look at the sign.")
     close(got, expected, "Average -log2 p(b | a) over the pairs, each as often as it occurs.")
     return "Never more than the entropy of b alone."
+
+
+# --------------------------------------------------- 13. Hierarchies: the ladder VAE
+
+
+@exercise("ch13-merge")
+def _merge(answer) -> str:
+    generator = torch.Generator().manual_seed(13)
+    mean_a, mean_b = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    var_a, var_b = 0.2 + torch.rand(2, 4, generator=generator, dtype=torch.float64)
+    mean, variance = (torch.as_tensor(part) for part in answer(mean_a, var_a, mean_b, var_b))
+    # Independently: multiply the densities on a grid, and take the moments.
+    z = torch.linspace(-15, 15, 60_001, dtype=torch.float64)[:, None]
+    log_a, log_b = ((-0.5 * (z - m).square() / v) for m, v in ((mean_a, var_a), (mean_b, var_b)))
+    weight = (log_a + log_b).softmax(0)
+    expected = (weight * z).sum(0)
+    spread = (weight * (z - expected).square()).sum(0)
+    if same(variance, 1 / spread):
+        raise Hint("That is the precision. The variance is one over it.")
+    if same(variance, var_a + var_b):
+        raise Hint("Precisions add up, not variances: two opinions are surer than one.")
+    close(variance, spread, "The precision is the sum of both precisions.")
+    if same(mean, (mean_a + mean_b) / 2):
+        raise Hint("The surer opinion should count for more: weight the means by precision.")
+    if same(mean, mean_a / var_a + mean_b / var_b):
+        raise Hint("The weights must add up to one: multiply by the merged variance.")
+    close(mean, expected, "The mean of both means, weighted by their precisions.")
+    return "It is never less sure than either."
+
+
+@exercise("ch13-agree")
+def _agree(answer) -> str:
+    value = float(answer)
+    normal = torch.distributions.Normal
+    prediction = normal(torch.tensor(0.0).double(), torch.tensor(1.0).double())
+    merged = normal(prediction.mean, torch.tensor(0.5).double().sqrt())
+    expected = torch.distributions.kl_divergence(merged, prediction)
+    if value == 0:
+        raise Hint("The merged posterior is surer than the prediction, so it is not the same.")
+    if abs(value - 2 * float(expected)) < 1e-3:
+        raise Hint("Twice too much: there is a factor of 1/2.")
+    if abs(value - float(torch.distributions.kl_divergence(prediction, merged))) < 1e-3:
+        raise Hint("That is the other direction. The posterior comes first.")
+    close(
+        value, expected, "Two equal opinions have half the variance. Then 1/2 (v - 1 - ln v).", 1e-3
+    )
+    return "To repeat what is known costs a little, too."
+
+
+@exercise("ch13-linear")
+def _linear(answer) -> str:
+    value = float(answer)
+    if abs(value - 0.36) < 1e-6:
+        raise Hint("That is the variance of z_1 once z_2 is known.")
+    if abs(value - 1.16) < 1e-6:
+        raise Hint("A factor enters the variance with its square.")
+    if abs(value - 0.64) < 1e-6:
+        raise Hint("That is what comes from z_2. The layer adds noise of its own.")
+    # Independently: by the covariance of (noise_1, z_2) under the map to z_1.
+    row = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    close(value, float(row @ row.T), "The factor squared times the variance above, plus its own.")
+    return "A standard normal again: straight lines gain nothing. It takes networks that bend."

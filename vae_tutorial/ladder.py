@@ -53,20 +53,16 @@ def log_normal(z: Tensor, p: Gaussian) -> Tensor:
     return -0.5 * (squares + log_variance + constant).sum(-1)
 
 
-def _hidden(n_in: int, width: int) -> nn.Sequential:
-    """Two hidden layers, normalized over the batch.
-
-    Without normalization a deep stack of stochastic layers is hard to start: Sonderby et al.
-    (2016), section 3.2, find batch normalization essential for more than two.
-    """
-    return nn.Sequential(
-        HeLinear(n_in, width), nn.BatchNorm1d(width), nn.SiLU(),
-        HeLinear(width, width), nn.BatchNorm1d(width), nn.SiLU(),
-    )  # fmt: skip
+def _hidden(n_in: int, width: int, normalized: bool) -> nn.Sequential:
+    """Two hidden layers, normalized over the batch where this is wanted."""
+    layers: list[nn.Module] = []
+    for n in (n_in, width):
+        layers += [HeLinear(n, width), *[nn.BatchNorm1d(width)] * normalized, nn.SiLU()]
+    return nn.Sequential(*layers)
 
 
-def _mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(*_hidden(n_in, width), HeLinear(width, n_out))
+def _mlp(n_in: int, width: int, n_out: int, normalized: bool) -> nn.Sequential:
+    return nn.Sequential(*_hidden(n_in, width, normalized), HeLinear(width, n_out))
 
 
 class LadderVAE(nn.Module):
@@ -87,13 +83,15 @@ class LadderVAE(nn.Module):
         latent_dims: dimensions of z_1, ..., z_L.
         hidden: width of the hidden layers at each stage, as many as ``latent_dims``.
         ladder: which of the two.
+        batch_norm: normalize the hidden layers over the batch. Without it a deep stack of
+            stochastic layers is hard to start (their section 3.2).
         log_variance_bound: log-variances are squashed smoothly to plus or minus this.
     """
 
     def __init__(
         self, image_shape: Sequence[int], likelihood: nn.Module,
         latent_dims: Sequence[int] = (32, 16, 8), hidden: Sequence[int] = (256, 128, 64), *,
-        ladder: bool = True, log_variance_bound: float = 8.0,
+        ladder: bool = True, batch_norm: bool = True, log_variance_bound: float = 8.0,
     ) -> None:  # fmt: skip
         super().__init__()
         if not latent_dims or len(latent_dims) != len(hidden):
@@ -104,24 +102,28 @@ class LadderVAE(nn.Module):
         self.image_shape, self.ladder = tuple(image_shape), ladder
         self.latent_dims = tuple(check_latent_dim(d) for d in latent_dims)
         self.hidden, self.log_variance_bound = tuple(hidden), log_variance_bound
+        self.batch_norm = batch_norm
         self.likelihood = likelihood
         pixels, dims = prod(image_shape), self.latent_dims
         if ladder:
             widths = [pixels, *hidden]
-            self.up = nn.ModuleList(_hidden(a, b) for a, b in itertools.pairwise(widths))
+            self.up = nn.ModuleList(
+                _hidden(a, b, batch_norm) for a, b in itertools.pairwise(widths)
+            )
             self.says = nn.ModuleList(
                 HeLinear(width, 2 * d) for width, d in zip(hidden, dims, strict=True)
             )
         else:
             sources = [pixels, *dims[:-1]]
             self.infer = nn.ModuleList(
-                _mlp(n, width, 2 * d) for n, width, d in zip(sources, hidden, dims, strict=True)
+                _mlp(n, width, 2 * d, batch_norm)
+                for n, width, d in zip(sources, hidden, dims, strict=True)
             )
         self.down = nn.ModuleList(  # p(z_l | z_(l+1)), for l = 1, ..., L - 1
-            _mlp(above, width, 2 * d)
+            _mlp(above, width, 2 * d, batch_norm)
             for above, width, d in zip(dims[1:], hidden[1:], dims[:-1], strict=True)
         )
-        self.to_image = _mlp(dims[0], hidden[0], prod(likelihood.param_shape))
+        self.to_image = _mlp(dims[0], hidden[0], prod(likelihood.param_shape), batch_norm)
 
     # -------------------------------------------------------------------------- generation
 
@@ -221,10 +223,11 @@ class LadderVAE(nn.Module):
             return self.decode(self.infer_latents(x)[0][1]).mean
 
     def extra_repr(self) -> str:
-        return (
+        text = (
             f"image_shape={self.image_shape}, latent_dims={self.latent_dims}, hidden={self.hidden}, "
             f"ladder={self.ladder}, log_variance_bound={self.log_variance_bound}"
         )
+        return text if self.batch_norm else f"{text}, batch_norm=False"
 
 
 def ladder_elbo(model: LadderVAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:

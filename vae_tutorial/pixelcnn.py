@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from vae_tutorial.data import to_float
 from vae_tutorial.networks import device_of
+from vae_tutorial.progress import progress_bar
 from vae_tutorial.randomness import seeded
 from vae_tutorial.sources import ImageData, Split
-from vae_tutorial.training import progress_bar
 from vae_tutorial.vqvae import VQVAE
 
 Terms = dict[str, Tensor]

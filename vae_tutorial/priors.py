@@ -117,7 +117,7 @@ class AutoregressiveFlow(nn.Module):
 
     epsilon_i = (z_i - m_i(z_<i)) exp(-s_i(z_<i)), with epsilon ~ N(0, I). The Jacobian is
     triangular, so log p(z) = log N(epsilon; 0, I) - sum_i s_i is exact, in one pass. This is the
-    prior of the variational lossy autoencoder (Chen et al. 2016, section 3.2); sampling inverts
+    prior of the variational lossy autoencoder (Chen et al. 2017, section 3.2); sampling inverts
     the map, one dimension after the other: D passes.
 
     At the start m and s are zero, and the prior is the standard normal.

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from vae_tutorial.data import check_images, to_float
+from vae_tutorial.progress import progress_bar
 from vae_tutorial.randomness import seeded
 from vae_tutorial.schedules import Constant
 
@@ -217,15 +217,6 @@ def fit(
                 )
     model.eval()
     return pd.DataFrame(rows)
-
-
-def progress_bar(total: int, shown: bool, *, initial: int = 0) -> tqdm:
-    """A bar over ``total`` steps, unless it is not wanted or the environment has it off.
-
-    tqdm reads ``TQDM_DISABLE`` only where it is not told; here both must agree.
-    """
-    hidden = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    return tqdm(total=total, initial=initial, disable=hidden)
 
 
 def default_device() -> torch.device:

@@ -219,9 +219,22 @@ def load_runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:
     return runs
 
 
+def model_text(run: dict[str, Any]) -> str:
+    """The model's printed layers."""
+    return str(find(run.get("configuration") or {}, "model"))
+
+
+def is_discrete(run: dict[str, Any]) -> bool:
+    """A VQ-VAE or a prior over its codes: measured by other numbers than a VAE."""
+    return model_text(run).startswith(("VQVAE", "GatedPixelCNN"))
+
+
 def latents(run: dict[str, Any]) -> str:
     """D, from the configuration: a number, or what the model's printed layers say."""
     configuration = run.get("configuration") or {}
+    layers = re.search(r"latent_dims=\(([\d, ]+)\)", model_text(run))
+    if layers:  # of a hierarchy: from the image's layer to the top
+        return " + ".join(re.findall(r"\d+", layers[1]))
     value = find(configuration, "latent_dim")
     if value is None:
         layers = str(find(configuration, "model"))
@@ -307,6 +320,39 @@ def describe(path: Path, run: dict[str, Any]) -> list[str]:
     ]
 
 
+CODE_COLUMNS = [
+    "Run",
+    "What it is",
+    "RMSE",
+    "Codes used",
+    "Perplexity",
+    "Bits a code",
+    "Epochs",
+    "Training time",
+]
+
+
+def describe_codes(path: Path, run: dict[str, Any]) -> list[str]:
+    """The row of a VQ-VAE or of a prior over its codes."""
+    metrics = run.get("metrics") or {}
+    error, used = metrics.get("test_reconstruction"), metrics.get("test_codes_used")
+    what = "VQ-VAE, codebook of moving averages"
+    if "decay=None" in model_text(run):
+        what = "VQ-VAE, codebook learnt by gradient"
+    if model_text(run).startswith("GatedPixelCNN"):
+        what = "Gated PixelCNN, prior over the codes"
+    return [
+        f"`{run.get('name') or path.parent.name}`",
+        what,
+        number(None if error is None else error**0.5, 3),
+        "–" if used is None else f"{used:.0%}",
+        number(metrics.get("test_perplexity"), 1),
+        number(metrics.get("test_bits")),
+        str(find(run.get("configuration"), "epochs")),
+        duration(run.get("seconds")),
+    ]
+
+
 def provenance(path: Path, run: dict[str, Any]) -> list[str]:
     """How one run was made: its row in the folded table."""
     metrics, versions = run.get("metrics") or {}, run.get("versions") or {}
@@ -339,6 +385,8 @@ class RunTable(SphinxDirective):
         lines = []
         if not runs:
             lines = ["No run is stored here yet. A chapter trains its model where it finds none."]
+        codes = [(path, run) for path, run in runs if is_discrete(run)]
+        runs = [(path, run) for path, run in runs if not is_discrete(run)]
         known = {data_name(run) for _, run in runs}
         for name in [n for n in DATA if n in known] + sorted(known - set(DATA)):
             group = [(path, run) for path, run in runs if data_name(run) == name]
@@ -347,6 +395,15 @@ class RunTable(SphinxDirective):
             heads = ["Run", "Seed", "Posterior samples", "Trained on", "torch", "Python"]
             lines += [f":::{{dropdown}} How these were made: {DATA.get(name, name)}", ""]
             lines += markdown_table(heads, 0, [provenance(*one) for one in group])
+            lines += [":::", ""]
+        if codes:
+            name = "Discrete codes of CIFAR-10 (JPEG copy)"
+            lines += [f"**{name}**", ""]
+            lines += markdown_table(CODE_COLUMNS, 6, [describe_codes(*one) for one in codes])
+            heads = ["Run", "Seed", "Trained on", "torch", "Python"]
+            rows = [provenance(*one) for one in codes]
+            lines += [f":::{{dropdown}} How these were made: {name}", ""]
+            lines += markdown_table(heads, 0, [[*row[:2], *row[3:]] for row in rows])
             lines += [":::", ""]
         container = nodes.container(classes=["vae-runs"])
         self.state.nested_parse(StringList(lines, source="run-table"), 0, container)

@@ -1,0 +1,22 @@
+"""Progress bars, which the environment can switch off."""
+
+from __future__ import annotations
+
+import os
+
+from tqdm.auto import tqdm
+
+
+def progress_bar(total: int, shown: bool, *, initial: int = 0) -> tqdm:
+    """A bar over steps, to be used as a context.
+
+    tqdm itself reads ``TQDM_DISABLE`` only where it is not told whether to show a bar. Here the
+    environment has the last word, so that stored notebooks hold no half-drawn bars.
+
+    Args:
+        total: how many steps there are.
+        shown: whether a bar is wanted.
+        initial: steps that were done before.
+    """
+    hidden = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(total=total, initial=initial, disable=hidden)
