@@ -144,7 +144,7 @@ ELSEWHERE = {
 }
 NOT_OURS = re.compile(
     r"(torch|torchvision|numpy|np|pandas|pd|matplotlib|plt|seaborn|sklearn|scipy|nn|pathlib|collections|typing|"
-    r"contextlib|enum|dataclasses|os|PIL|Path|Tensor|Callable|Sequence|Mapping|Iterable|Iterator)(\.|$)"
+    r"contextlib|enum|dataclasses|os|PIL|tqdm|Path|Tensor|Callable|Sequence|Mapping|Iterable|Iterator)(\.|$)"
 )
 
 
@@ -434,16 +434,21 @@ class AuthorYear(BaseLabelStyle):
     """Labels such as "Kingma and Welling, 2013"."""
 
     def format_labels(self, entries: Any) -> Any:
-        for entry in entries:
-            people = entry.persons.get("author", [])
-            names = [
-                " ".join(map(str, person.prelast_names + person.last_names)) for person in people
-            ]
-            if len(names) > 2:
-                names = [names[0] + " et al."]
-            yield (
-                " and ".join(names).replace("{", "").replace("}", "") + f", {entry.fields['year']}"
-            )
+        labels = [self.label(entry) for entry in entries]
+        seen: dict[str, int] = {}
+        for label in labels:
+            if labels.count(label) == 1:
+                yield label
+                continue
+            seen[label] = seen.get(label, 0) + 1  # two of one year: 2016a, 2016b
+            yield label + "abcdefgh"[seen[label] - 1]
+
+    def label(self, entry: Any) -> str:
+        people = entry.persons.get("author", [])
+        names = [" ".join(map(str, person.prelast_names + person.last_names)) for person in people]
+        if len(names) > 2:
+            names = [names[0] + " et al."]
+        return " and ".join(names).replace("{", "").replace("}", "") + f", {entry.fields['year']}"
 
 
 class BookStyle(UnsrtStyle):
