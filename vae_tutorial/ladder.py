@@ -83,8 +83,8 @@ class LadderVAE(nn.Module):
         latent_dims: dimensions of z_1, ..., z_L.
         hidden: width of the hidden layers at each stage, as many as ``latent_dims``.
         ladder: which of the two.
-        batch_norm: normalize the hidden layers over the batch. Without it a deep stack of
-            stochastic layers is hard to start (their section 3.2).
+        batch_norm: normalize the hidden layers over the batch. Without it the upper layers of a
+            deep stack hardly ever start (Sonderby et al. 2016; chapter 13 shows it).
         log_variance_bound: log-variances are squashed smoothly to plus or minus this.
     """
 
