@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SITE   := book/_build/html
-# Two cores: one notebook (and one thread) a worker. See tests/README.md.
+# Two cores: two workers of one thread each (tools/run_tests.py).
 WORKERS ?= 2
 
 BOOK_SOURCES := $(shell find book notebooks vae_tutorial -type f \
 	-not -path 'book/_build/*' -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null) \
-	$(wildcard artifacts/*/run.json)
+	$(wildcard artifacts/*/*/run.json)
 
 .DEFAULT_GOAL := help
 .PHONY: help book test notebooks lab url lint clean

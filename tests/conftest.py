@@ -40,7 +40,7 @@ def pytest_report_header() -> list[str]:
             "their numbers are not compared with the stored ones"
         )
     else:
-        source = f"real MNIST in {data.data_root()}: every notebook's numbers are compared"
+        source = f"real MNIST in {data.data_root()}: every notebook's outputs are compared"
     gpu = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -51,7 +51,8 @@ def pytest_report_header() -> list[str]:
         f"data: {source}",
         f"GPU: {gpu}",
         f"Chromium: {browser}",
-        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}",
+        f"CPU: {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; "
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
     ]
 
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+from conftest import ROOT, find_browser
 
-ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "book" / "_build" / "html"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
     pytest.mark.skipif(not (SITE / "index.html").exists(), reason="no site: run `make book` first"),
     pytest.mark.xdist_group("browser"),
 ]
-
 PAGES = [
     path.relative_to(SITE).as_posix()
     for path in sorted(SITE.rglob("*.html"))
@@ -51,72 +43,60 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site():
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
-    thread.join()
     server.server_close()
 
 
 @pytest.fixture(scope="module")
-def browser():
+def tabs(site):
+    """One tab per theme and width. Each notes its errors, and its requests to elsewhere."""
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
     with playwright.sync_playwright() as machine:
-        chromium = machine.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield chromium
+        chromium = machine.chromium.launch(executable_path=find_browser(), args=flags)
+        opened = {}
+        for theme, width in product(("light", "dark"), (1280, 360)):
+            size = {"width": width, "height": 900}
+            context = chromium.new_context(
+                viewport=size, color_scheme=theme, reduced_motion="reduce"
+            )
+            keep = f"for (const key of ['theme', 'mode']) localStorage.setItem(key, '{theme}')"
+            context.add_init_script(keep)
+            opened[theme, width] = watched(context.new_page(), site)
+        yield opened
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def tabs(browser, site):
-    """One tab a theme and width. Each notes its errors, and its requests to elsewhere."""
-    opened = {}
-    for theme in ("light", "dark"):
-        for width in (1280, 360):
-            context = browser.new_context(
-                viewport={"width": width, "height": 900},
-                color_scheme=theme,
-                reduced_motion="reduce",
-            )
-            context.add_init_script(
-                f"localStorage.setItem('theme', '{theme}'); localStorage.setItem('mode', '{theme}')"
-            )
-            tab = context.new_page()
-            watch(tab, site)
-            opened[theme, width] = tab
-    yield opened
-    for tab in opened.values():
-        tab.context.close()
-
-
-def watch(tab, site: str) -> None:
+def watched(tab, site: str):
     tab.faults = []
 
-    def console(message):
-        if message.type == "error":
-            tab.faults.append(f"console: {message.text} {message.location.get('url', '')}")
+    def note(fault: str, wrong: bool = True) -> None:
+        if wrong:
+            tab.faults.append(fault)
 
-    def request(asked):
-        if urlsplit(asked.url).scheme in {"http", "https"} and not asked.url.startswith(site):
-            tab.faults.append(f"a request to elsewhere: {asked.url}")
+    def asked(url: str) -> None:
+        note(f"a request to elsewhere: {url}", url.startswith("http") and not url.startswith(site))
 
-    tab.on("console", console)
-    tab.on("pageerror", lambda error: tab.faults.append(f"script error: {error}"))
-    tab.on("request", request)
-    tab.on(
-        "response",
-        lambda answer: (
-            answer.status >= 400 and tab.faults.append(f"HTTP {answer.status}: {answer.url}")
-        ),
-    )
+    tab.on("console", lambda said: note(f"console: {said.text}", said.type == "error"))
+    tab.on("pageerror", lambda error: note(f"script error: {error}"))
+    tab.on("request", lambda request: asked(request.url))
+    tab.on("response", lambda got: note(f"HTTP {got.status}: {got.url}", got.status >= 400))
+    return tab
+
+
+def visit(tab, url: str):
+    tab.faults.clear()
+    tab.goto(url)
+    tab.evaluate(TYPESET)
+    return tab
 
 
 def violations(tab) -> list[str]:
     tab.evaluate(Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
     return [
         f"{fault['id']} ({fault['impact']}), {len(fault['nodes'])} times, first: "
-        + json.dumps(fault["nodes"][0]["html"][:160], ensure_ascii=False)
+        + fault["nodes"][0]["html"][:160]
         for fault in tab.evaluate(AXE)["violations"]
     ]
 
@@ -125,41 +105,29 @@ def violations(tab) -> list[str]:
 def test_page(page, site, tabs):
     faults = []
     for (theme, width), tab in tabs.items():
-        tab.faults.clear()
-        tab.goto(site + page)
-        tab.evaluate(TYPESET)
-        where = f"{theme}, {width} px: "
+        visit(tab, site + page)
+        found = violations(tab) if width == 1280 else []
         assert tab.evaluate("document.documentElement.dataset.theme") == theme
         wanted = tab.locator("article .math").count()
-        if wanted:
-            made = tab.locator("article .math mjx-container").count()
-            if made < wanted:
-                tab.faults.append(f"{wanted} formulas, but {made} typeset")
-            if tab.locator("mjx-merror, [data-mjx-error]").count():
-                tab.faults.append("MathJax shows an error")
-        overflow = tab.evaluate(OVERFLOW)
-        if overflow > 0:
-            tab.faults.append(f"the page is {overflow} px wider than the window")
-        if width == 1280:
-            tab.faults += violations(tab)
-        faults += [where + fault for fault in tab.faults]
+        made = tab.locator("article .math mjx-container").count()
+        if made < wanted or tab.locator("mjx-merror, [data-mjx-error]").count():
+            found.append(f"{wanted} formulas, {made} typeset, or one that MathJax cannot read")
+        if (overflow := tab.evaluate(OVERFLOW)) > 0:
+            found.append(f"the page is {overflow} px wider than the window")
+        faults += [f"{theme}, {width} px: {fault}" for fault in tab.faults + found]
     assert not faults, f"{page}:\n" + "\n".join(faults)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("notebooks/")])
 def test_solutions_unfold(page, site, tabs):
-    tab = tabs["light", 360]
-    tab.faults.clear()
-    tab.goto(site + page)
-    tab.evaluate(TYPESET)
-    folded = tab.locator("article details")
-    assert folded.count() > 0, f"{page} folds no solution away"
-    for i in range(folded.count()):
-        box = folded.nth(i)
+    tab = visit(tabs["light", 360], site + page)
+    folded = tab.locator("article details").all()
+    assert folded, f"{page} folds no solution away"
+    for box in folded:
         inside = box.locator("xpath=./*[not(self::summary)]").first
         assert not inside.is_visible()
         box.locator("summary").first.click()
-        assert inside.is_visible(), f"{page}: fold {i + 1} does not open"
+        assert inside.is_visible(), f"{page}: a fold does not open"
     assert tab.evaluate(OVERFLOW) <= 0, f"{page} is too wide for a phone with all folds open"
     faults = tab.faults + violations(tab)
     assert not faults, f"{page}, all folds open:\n" + "\n".join(faults)
@@ -173,19 +141,15 @@ def test_the_address_alone_leads_to_the_front_page(site, tabs):
 
 
 def test_the_theme_can_be_switched(site, tabs):
-    tab = tabs["light", 1280]
-    tab.goto(site + "book/notation.html")
-    ground = "getComputedStyle(document.body).backgroundColor"
+    tab = visit(tabs["light", 1280], site + "book/notation.html")
     seen = set()
     for _ in range(3):
         tab.locator(".theme-switch-button:visible").first.click()
-        seen.add(tab.evaluate(ground))
+        seen.add(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(seen) == 2, "the button does not lead from light to dark and back"
 
 
 def test_search_finds(site, tabs):
-    tab = tabs["light", 1280]
-    tab.faults.clear()
-    tab.goto(site + "search.html?q=reparameterization")
+    tab = visit(tabs["light", 1280], site + "search.html?q=reparameterization")
     tab.locator("#search-results li").first.wait_for(timeout=10_000)
     assert not tab.faults

@@ -9,31 +9,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import random_images
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, Normal
 
-from vae_tutorial import Bernoulli, fit
-from vae_tutorial.evaluation import evaluate_ladder
-from vae_tutorial.ladder import (
-    LadderVAE,
-    gaussian_kl_between,
-    ladder_elbo,
-    log_normal,
-    precision_weighted,
-)
-from vae_tutorial.likelihoods import binarize
+from vae_tutorial import Bernoulli, build, evaluate, fit, spec
+from vae_tutorial.models.ladder import HierarchicalVAE, LadderVAE, ladder_elbo, precision_weighted
 from vae_tutorial.randomness import seeded
 
 SHAPE = (1, 4, 4)
+both = pytest.mark.parametrize("kind", [LadderVAE, HierarchicalVAE])
 
 
-def tiny(ladder=True, dims=(4, 3, 2), hidden=(8, 7, 6), seed=0) -> LadderVAE:
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def tiny(kind=LadderVAE, dims=(4, 3, 2), hidden=(8, 7, 6), **others):
     """In evaluation mode, where no example depends on the others of its batch."""
-    with seeded(seed), torch.no_grad():
-        model = LadderVAE(SHAPE, Bernoulli(SHAPE), dims, hidden, ladder=ladder)
+    with seeded(0), torch.no_grad():
+        model = kind(SHAPE, Bernoulli(SHAPE), dims, hidden, **others)
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear):
                 layer.weight.mul_(0.5)  # so that averages over draws have a small spread
     return model.eval()
+
+
+def gaussian(numbers: torch.Tensor) -> Independent:
+    """What a layer's numbers mean, with the default bound of 8."""
+    mean, log_variance = numbers.chunk(2, -1)
+    return Independent(Normal(mean, (4 * torch.tanh(log_variance / 8)).exp()), 1)
 
 
 NUMBERS = st.floats(-4, 4)
@@ -42,168 +46,133 @@ NUMBERS = st.floats(-4, 4)
 @settings(deadline=None, max_examples=50)
 @given(a=st.tuples(NUMBERS, NUMBERS), b=st.tuples(NUMBERS, NUMBERS))
 def test_the_merge_is_the_normalized_product_of_densities(a, b):
-    a, b = (tuple(torch.tensor([v], dtype=torch.float64) for v in pair) for pair in (a, b))
-    mean, log_variance = precision_weighted(a, b)
+    a, b = (Independent(Normal(torch.tensor([m]).double(), math.exp(v / 2)), 1) for m, v in (a, b))
+    merged = precision_weighted(a, b)
     # On a grid: multiply the densities, normalize, take the moments.
-    x = torch.linspace(-80, 80, 400_001, dtype=torch.float64)
-    product = Normal(a[0], (a[1] / 2).exp()).log_prob(x) + Normal(b[0], (b[1] / 2).exp()).log_prob(
-        x
-    )
-    weight = (product - product.max()).exp()
-    weight = weight / weight.sum()
+    x = torch.linspace(-80, 80, 400_001).double()
+    weight = (a.log_prob(x[:, None]) + b.log_prob(x[:, None])).softmax(0)
     expected = (weight * x).sum()
-    assert float(mean) == pytest.approx(float(expected), abs=1e-4)
+    assert float(merged.mean) == pytest.approx(float(expected), abs=1e-4)
     variance = (weight * (x - expected) ** 2).sum()
-    assert float(log_variance.exp()) == pytest.approx(float(variance), rel=1e-3, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=30)
-@given(numbers=st.tuples(*[NUMBERS] * 4))
-def test_kl_and_density_are_torchs(numbers):
-    q, p = (
-        (torch.tensor([[m, 0.3]]).double(), torch.tensor([[v, -0.5]]).double())
-        for m, v in (numbers[:2], numbers[2:])
-    )
-    dist_q, dist_p = (Independent(Normal(m, (v / 2).exp()), 1) for m, v in (q, p))
-    torch.testing.assert_close(gaussian_kl_between(q, p), kl_divergence(dist_q, dist_p))
-    z = torch.tensor([[0.7, -1.1]]).double()
-    torch.testing.assert_close(log_normal(z, p), dist_p.log_prob(z), rtol=1e-6, atol=1e-6)
+    assert float(merged.variance) == pytest.approx(float(variance), rel=1e-3, abs=1e-6)
 
 
 def test_a_layer_whose_image_part_knows_nothing_has_no_kl():
     """Posterior and prior agree: the KL term is zero, to rounding."""
-    model = tiny()
-    with torch.no_grad():
-        for says, d in zip(model.says[:2], model.latent_dims[:2], strict=True):
-            says.weight.zero_()
-            says.bias.zero_()
-            says.bias[d:] = 1e4  # the largest log-variance that the bound allows
-    model.log_variance_bound = 60.0
+    model = tiny(log_variance_bound=60.0).requires_grad_(False)
+    for says, d in zip(model.says[:2], model.latent_dims[:2], strict=True):
+        says.weight.zero_()
+        says.bias.zero_()
+        says.bias[d:] = 1e4  # the largest log-variance that the bound allows
     _, kl = model.infer_latents(random_images(5, SHAPE))
-    assert float(kl[1].abs().max()) < 1e-6
-    assert float(kl[2].abs().max()) < 1e-6
-    q = (torch.randn(3, 4), torch.randn(3, 4))
-    assert torch.equal(gaussian_kl_between(q, q), torch.zeros(3))
+    assert torch.stack([kl[1], kl[2]]).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("ladder", [True, False])
-def test_the_bound_is_the_mean_of_log_weights(ladder):
-    """E[log q(z|x) - log p(x, z)] by hand, from every density along the way."""
-    model, x = tiny(ladder).double(), random_images(3, SHAPE, binary=True).double()
-    with seeded(0), torch.no_grad():
-        terms = ladder_elbo(model, x, samples=4000)
-        again = x.repeat(4000, 1, 1, 1)
-    with seeded(1), torch.no_grad():
-        z, _ = model.infer_latents(again)
-        log_p = model.decode(z[1]).log_prob(again)
-        log_q = torch.zeros(len(again)).double()
-        n = len(again)
-        for layer in (1, 2, 3):
-            log_p += log_normal(z[layer], model.prior(layer, z.get(layer + 1), n))
-        if ladder:
-            d, said = again.flatten(1), []
-            for up, says in zip(model.up, model.says, strict=True):
-                d = up(d)
-                said.append(model._gaussian(says(d)))
-            log_q += log_normal(z[3], said[2])
-            for layer in (1, 2):
-                p = model.prior(layer, z[layer + 1], n)
-                log_q += log_normal(z[layer], precision_weighted(said[layer - 1], p))
-        else:
-            for layer, below in ((1, again.flatten(1)), (2, z[1]), (3, z[2])):
-                log_q += log_normal(z[layer], model._gaussian(model.infer[layer - 1](below)))
-    expected = (log_q - log_p).unflatten(0, (4000, 3)).mean(0)
-    torch.testing.assert_close(terms["loss"], expected, rtol=0, atol=0.15)
-
-
-@pytest.mark.parametrize("ladder", [True, False])
-def test_terms_add_up_and_beta_weighs_the_kl(ladder):
-    model, x = tiny(ladder), random_images(6, SHAPE, binary=True)
+@both
+def test_every_image_and_draw_has_terms_of_its_own(kind):
+    """All densities along the path by hand, from the noise that the seed gives."""
+    model, x = tiny(kind).requires_grad_(False), random_images(6, SHAPE, binary=True)
+    order = (3, 2, 1) if kind is LadderVAE else (1, 2, 3)
     with seeded(3):
         terms = ladder_elbo(model, x, beta=0.3, samples=2)
-    assert set(terms) == {"loss", "reconstruction", "kl", "kl_1", "kl_2", "kl_3"}
-    assert all(term.shape == (6,) for term in terms.values())
-    torch.testing.assert_close(terms["kl"], terms["kl_1"] + terms["kl_2"] + terms["kl_3"])
-    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 0.3 * terms["kl"])
+    with seeded(3):
+        noise = {k: torch.randn(12, model.latent_dims[k - 1]) for k in order}
+    d = torch.cat([x, x]).flatten(1)
+    q, p, z = {}, {3: gaussian(torch.zeros(12, 4))}, {}
+    if kind is LadderVAE:
+        for k in (1, 2, 3):
+            d = model.up[k - 1](d)
+            q[k] = gaussian(model.says[k - 1](d))
+    for k in order:
+        if kind is HierarchicalVAE:
+            q[k] = gaussian(model.infer[k - 1](z.get(k - 1, d)))
+        elif k < 3:
+            p[k] = gaussian(model.down[k - 1](z[k + 1]))
+            q[k] = precision_weighted(q[k], p[k])
+        z[k] = q[k].mean + q[k].stddev * noise[k]
+    p |= {k: gaussian(model.down[k - 1](z[k + 1])) for k in (1, 2)}
+    white = torch.sigmoid(model.to_image(z[1])).double()
+    pixels = torch.cat([x, x]).flatten(1)
+    expected = {"reconstruction": -torch.where(pixels == 1, white, 1 - white).log().sum(1)}
+    for k in (1, 2, 3):
+        ratio, move = q[k].variance / p[k].variance, (q[k].mean - p[k].mean) / p[k].stddev
+        closed = 0.5 * (ratio + move**2 - 1 - ratio.log()).sum(1)
+        drawn = q[k].log_prob(z[k]) - p[k].log_prob(z[k])
+        expected[f"kl_{k}"] = closed if kind is LadderVAE else drawn
+    expected = {name: term.unflatten(0, (2, 6)).mean(0).float() for name, term in expected.items()}
+    expected["kl"] = expected["kl_1"] + expected["kl_2"] + expected["kl_3"]
+    expected["negative_elbo"] = expected["reconstruction"] + expected["kl"]
+    expected["loss"] = expected["reconstruction"] + 0.3 * expected["kl"]
+    assert next(iter(terms)) == "loss"
+    torch.testing.assert_close(terms, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_layer_is_the_plain_vae():
     """With a single layer both kinds are a mean-field VAE: the KL is the usual closed form."""
     model, x = tiny(dims=(3,), hidden=(8,)), random_images(5, SHAPE, binary=True)
-    terms = ladder_elbo(model, x)
-    mean, log_variance = model._gaussian(model.says[0](model.up[0](x.flatten(1))))
-    expected = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
-    torch.testing.assert_close(terms["kl"], expected)
+    q = gaussian(model.says[0](model.up[0](x.flatten(1))))
+    expected = 0.5 * (q.mean**2 + q.variance - 1 - q.variance.log()).sum(1)
+    torch.testing.assert_close(ladder_elbo(model, x)["kl"], expected)
 
 
-@pytest.mark.parametrize("ladder", [True, False])
-def test_training_lowers_the_bound(ladder):
-    generator = torch.Generator().manual_seed(0)
-    x = (torch.rand(200, *SHAPE, generator=generator) < 0.5).float()
+@both
+def test_training_lowers_the_bound(kind):
+    x = random_images(200, SHAPE, binary=True)
     x[:, :, 2:] = x[:, :, :2]  # the lower half repeats the upper
-    history = fit(tiny(ladder), ladder_elbo, x, epochs=60, batch_size=50, learning_rate=1e-2,
-                  progress=False)  # fmt: skip
-    rows = history[history.scope == "epoch"]
-    assert rows.loss.iloc[-1] < rows.loss.iloc[0] - 0.1
-    assert rows.loss.iloc[-1] < 16 * math.log(2)
+    model = tiny(kind)
+    before = evaluate(model, ladder_elbo, x, samples=2)
+    fit(model, ladder_elbo, x, epochs=60, batch_size=50, learning_rate=1e-2, progress=False)
+    after = evaluate(model, ladder_elbo, x, samples=2)
+    assert after["negative_elbo"] < min(before["negative_elbo"] - 0.1, 16 * math.log(2))
 
 
-@pytest.mark.parametrize("ladder", [True, False])
-def test_normalization_can_be_left_out_and_says_so(ladder):
-    with seeded(0):
-        bare = LadderVAE(SHAPE, Bernoulli(SHAPE), (3, 2), (8, 7), ladder=ladder, batch_norm=False)
-    normalized = tiny(ladder, (3, 2), (8, 7))
-    kinds = [{type(layer).__name__ for layer in m.modules()} for m in (bare, normalized)]
-    assert "BatchNorm1d" not in kinds[0]
-    assert "BatchNorm1d" in kinds[1]
-    assert "batch_norm=False" in str(bare)
-    assert "batch_norm" not in str(normalized)  # the default is what runs were stored with
-    terms = ladder_elbo(bare.train(), random_images(1, SHAPE, binary=True))  # even of one image
+@both
+def test_a_model_without_normalization_learns_from_a_single_image(kind):
+    x, bare = random_images(1, SHAPE, binary=True), tiny(kind, batch_norm=False)
+    terms = ladder_elbo(build(spec(bare)).train(), x)
     assert all(term.isfinite().all() for term in terms.values())
+    with pytest.raises(ValueError, match="more than 1 value"):  # torch's: nothing to average over
+        ladder_elbo(tiny(kind).train(), x)
 
 
-def test_evaluation_adds_up_and_repeats_itself():
-    model, x = tiny(), random_images(40, SHAPE)
-    first, again = (
-        evaluate_ladder(model, x, samples=3, transform=binarize, batch_size=16) for _ in range(2)
-    )
-    assert first == again
-    parts = first["test_reconstruction"] + first["test_kl"]
-    assert first["test_negative_elbo"] == pytest.approx(parts)
-    layers = [first[f"test_kl_{i}"] for i in (1, 2, 3)]
-    assert first["test_kl"] == pytest.approx(sum(layers))
-    assert (
-        first["test_negative_elbo"]
-        != evaluate_ladder(model, x, samples=3, transform=binarize, batch_size=16, seed=1)[
-            "test_negative_elbo"
-        ]
-    )
-
-
-def test_held_layers_stay_and_the_others_move():
+def test_held_layers_stay_and_so_does_the_noise_of_the_others():
     model = tiny()
     images, z = model.generate(4, seed=0)
-    assert images.shape == (4, *SHAPE)
     assert {k: tuple(v.shape) for k, v in z.items()} == {1: (4, 4), 2: (4, 3), 3: (4, 2)}
-    same, again = model.generate(4, seed=0)
-    assert torch.equal(images, same)
-    held, other = model.generate(4, given={3: z[3], 2: z[2]}, seed=1)
-    assert torch.equal(other[3], z[3])
-    assert torch.equal(other[2], z[2])
-    assert not torch.equal(other[1], z[1])
-    assert not torch.equal(held, images)
-    assert torch.equal(model.generate(4, given=z, seed=5)[0], images)
-    assert torch.equal(again[1], z[1])
+    assert torch.equal(images, model.sample(4, seed=0))
+    # What would have been drawn anyway, held: nothing changes below.
+    for held in ({3: z[3]}, {2: z[2]}, z):
+        same, again = model.generate(4, given=held, seed=0)
+        assert torch.equal(images, same)
+        assert all(torch.equal(z[layer], again[layer]) for layer in z)
+    other, moved = model.generate(4, given={3: z[3], 2: z[2]}, seed=1)
+    assert [torch.equal(moved[layer], z[layer]) for layer in (3, 2, 1)] == [True, True, False]
+    assert not torch.equal(other, images)
+
+
+@both
+def test_the_words_of_all_models_mean_the_same_here(kind):
+    model, x = tiny(kind), random_images(5, SHAPE, binary=True)
+    z_1 = torch.randn(5, 4, requires_grad=True)
+    assert model.decoder(z_1).log_prob(x).shape == (5,)
+    (gradient,) = torch.autograd.grad(model.decode(z_1).sum(), z_1)
+    assert gradient.abs().sum() > 0
+    assert float(model.prior(3).log_prob(torch.zeros(2))) == pytest.approx(-math.log(2 * math.pi))
+    assert model.prior(2, above=torch.zeros(5, 2)).sample().shape == (5, 3)
+    with seeded(2), torch.no_grad():
+        expected = model.decode(model.encode(x)[1])
+    assert torch.equal(model.reconstruct(x, seed=2), expected)
+    assert not torch.equal(model.reconstruct(x, seed=3), expected)
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="one hidden width"):
+    with pytest.raises(ValueError, match="hidden"):
         LadderVAE(SHAPE, Bernoulli(SHAPE), (4, 2), (8,))
-    with pytest.raises(ValueError, match="latent_dim must be"):
+    with pytest.raises(ValueError, match="latent_dim"):
         LadderVAE(SHAPE, Bernoulli(SHAPE), (4, 0), (8, 8))
-    with pytest.raises(ValueError, match="expected images"):
+    with pytest.raises(ValueError, match="images"):
         tiny().infer_latents(torch.zeros(2, 1, 5, 5))
-    with pytest.raises(ValueError, match="layers from 1 to 3"):
+    with pytest.raises(ValueError, match="layers"):
         tiny().generate(2, given={4: torch.zeros(2, 2)})
     with pytest.raises(ValueError, match="samples"):
         ladder_elbo(tiny(), random_images(2, SHAPE), samples=0)

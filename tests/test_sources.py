@@ -1,160 +1,56 @@
-"""Where images come from: small files in the real formats, and the photographs of textures."""
+"""Where data come from: small files in the real formats, and the photographs of textures."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import itertools
 import pickle
+import struct
 import tarfile
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, SVHN
 
-from vae_tutorial import data, sources
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    """Loaders remember what they loaded; a test's files are new."""
-    yield
-    sources.load_torchvision.cache_clear()
-    sources.load_jpeg_copy.cache_clear()
-
-
-def md5(path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
+from vae_tutorial import data
+from vae_tutorial.data import sources
 
 
 @pytest.fixture
-def cifar10(tmp_path, monkeypatch):
-    """CIFAR-10's python version: five batches and a test batch, rows of 3,072 bytes, pickled."""
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    lists = {"train_list": [f"data_batch_{i}" for i in range(1, 6)], "test_list": ["test_batch"]}
-    written = {}
-    for attribute, names in lists.items():
-        entries = []
-        for name in names:
-            rows = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
-            labels = rng.integers(0, 10, 4).tolist()
-            (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": labels}))
-            entries.append([name, md5(folder / name)])
-            written.setdefault(attribute, []).append((rows, labels))
-        monkeypatch.setattr(CIFAR10, attribute, entries)
-    meta = folder / "batches.meta"
-    meta.write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(meta)})
-    monkeypatch.setitem(sources._TORCHVISION, "cifar10", ("CIFAR10", 2, (20, 4)))
-    return tmp_path, written
+def download(monkeypatch):
+    """Torchvision's attempts to download, none of which succeeds."""
+    refuse = Mock(side_effect=OSError("no route to host"))
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", refuse)
+    monkeypatch.setattr(CIFAR10, "download", refuse)
+    monkeypatch.setattr(SVHN, "download", refuse)
+    return refuse
 
 
-def test_cifar10_in_its_real_format(cifar10):
-    root, written = cifar10
-    loaded = data.load("cifar10", root)
-    assert loaded.image_shape == (3, 32, 32)
-    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (18, 2, 4)
-    rows, labels = written["test_list"][0]
-    # A row is 1,024 reds, then greens, then blues, each plane row by row.
-    expected = torch.from_numpy(rows.reshape(4, 3, 32, 32))
-    assert torch.equal(loaded.test.images, expected)
-    assert loaded.test.labels.tolist() == labels
-    assert loaded.classes[0] == "airplane" and loaded.classes[9] == "truck"  # noqa: PT018
-    everything = np.concatenate([rows for rows, _ in written["train_list"]])
-    both = torch.cat([loaded.train.images, loaded.validation.images]).flatten(1)
-    assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, everything.tolist()))
+def sizes(loaded) -> list[int]:
+    return [len(split) for split in loaded.splits]
 
 
-@pytest.fixture
-def svhn(tmp_path, monkeypatch):
-    """SVHN's cropped digits: Matlab files with X (32, 32, 3, N) and y (N, 1), zero as ten."""
-    rng = np.random.default_rng(0)
-    lists, written = {}, {}
-    for split, n in (("train", 12), ("test", 5)):
-        x = rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
-        y = (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]
-        path = tmp_path / f"{split}_32x32.mat"
-        scipy.io.savemat(path, {"X": x, "y": y})
-        lists[split] = ["http://127.0.0.1:9/none", path.name, md5(path)]
-        written[split] = x, y
-    monkeypatch.setattr(SVHN, "split_list", SVHN.split_list | lists)
-    monkeypatch.setitem(sources._TORCHVISION, "svhn", ("SVHN", 3, (12, 5)))
-    return tmp_path, written
+# -------------------------------------------------------------------------------- bundled
 
 
-def test_svhn_in_its_real_format(svhn):
-    root, written = svhn
-    loaded = data.load("svhn", root)
-    assert loaded.image_shape == (3, 32, 32)
-    assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (9, 3, 5)
-    x, y = written["test"]
-    for i in range(5):
-        assert np.array_equal(loaded.test.images[i], x[..., i].transpose(2, 0, 1))
-    assert loaded.test.labels.tolist() == (y[:, 0] % 10).tolist()
-    everything = torch.cat([loaded.train.labels, loaded.validation.labels])
-    assert 0 in everything.tolist()  # Matlab's ten
-    assert loaded.classes == tuple("0123456789")
-
-
-@pytest.mark.parametrize("name", ["cifar10", "svhn"])
-def test_missing_colour_files_say_what_to_do(name, tmp_path, monkeypatch):
-    def no_network(self):
-        raise OSError("no route")
-
-    monkeypatch.setattr({"cifar10": CIFAR10, "svhn": SVHN}[name], "download", no_network)
-    with pytest.raises(FileNotFoundError, match=r"No network\? Put torchvision's files at"):
-        data.load(name, tmp_path)
-
-
-def test_a_wrong_number_of_images_is_damage(cifar10, monkeypatch):
-    monkeypatch.setitem(sources._TORCHVISION, "cifar10", ("CIFAR10", 2, (50_000, 4)))
-    with pytest.raises(ValueError, match="wrong number of images"):
-        data.load("cifar10", cifar10[0])
-
-
-def jpeg(colour, mode="RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, (32, 32), colour).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def jpeg_files() -> dict[str, bytes]:
-    files = {}
-    for i in range(20):
-        files[f"train/{'cat' if i % 2 else 'bird'}/{i:04d}.jpg"] = jpeg((10 * i, 0, 200))
-    for i in range(4):
-        files[f"test/{'cat' if i % 2 else 'bird'}/{i:04d}.jpg"] = jpeg((0, 50 * i, 0))
-    return files
-
-
-def test_the_jpeg_copy_is_the_same_from_its_folder_and_its_archive(tmp_path):
-    for name, content in jpeg_files().items():
-        path = tmp_path / "one" / "cifar10-jpeg" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    (tmp_path / "two").mkdir()
-    with tarfile.open(tmp_path / "two" / "cifar10-jpeg.tar.xz", "w:xz") as tar:
-        for name, content in reversed(jpeg_files().items()):  # its order does not matter
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    one, two = (data.load("cifar10-jpeg", tmp_path / folder) for folder in ("one", "two"))
-    assert one.sha256 == two.sha256
-    assert one.name == "cifar10-jpeg"
-    assert one.classes == ("bird", "cat")
-    assert (len(one.train), len(one.validation), len(one.test)) == (18, 2, 4)
-    assert one.test.labels.tolist() == [0, 0, 1, 1]  # by class, then by name
-    greens = one.test.images[:, 1].float().mean((1, 2))
-    assert torch.allclose(greens, torch.tensor([0.0, 100.0, 50.0, 150.0]), atol=3)
-
-
-def test_no_jpeg_copy_says_what_to_use_instead(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'data.load\("cifar10"\)'):
-        data.load("cifar10-jpeg", tmp_path)
+def test_digits_are_resized_to_the_nearest_level_in_a_frame(digits):
+    assert sizes(digits) == [1197, 200, 400]
+    assert digits.classes == tuple("0123456789")
+    assert all(set(split.labels.tolist()) == set(range(10)) for split in digits.splits)
+    small = torch.from_numpy(load_digits().images)[:, None] / 16
+    large = F.pad(F.interpolate(small, size=(20, 20), mode="bicubic"), (4, 4, 4, 4)).clamp(0, 1)
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(20131220))
+    made = torch.cat([digits.test.images, digits.validation.images, digits.train.images])
+    assert made.dtype == torch.uint8
+    assert (255 * large[order] - made).abs().max() <= 0.5 + 1e-9
 
 
 def test_textures_are_crops_of_the_photographs():
@@ -162,23 +58,229 @@ def test_textures_are_crops_of_the_photographs():
 
     textures = data.load("textures")
     assert textures.image_shape == (1, 28, 28)
-    assert (len(textures.train), len(textures.validation), len(textures.test)) == (12000, 600, 3000)
+    assert sizes(textures) == [12000, 600, 3000]
     assert textures.classes == ("brick", "grass", "gravel")
-    columns = {"train": (0, 344), "validation": (344, 396), "test": (396, 512)}
-    assert columns["train"][1] <= columns["validation"][0]  # the parts share no pixel
-    assert columns["validation"][1] <= columns["test"][0]
-    for name, (first, last) in columns.items():
-        split = getattr(textures, name)
-        assert split.labels.bincount().tolist() == [len(split) // 3] * 3
-        for label in range(3):
-            photograph = getattr(photographs, textures.classes[label])()
-            part = np.lib.stride_tricks.sliding_window_view(photograph[:, first:last], (28, 28))
-            for image in split.images[split.labels == label][:: len(split) // 30, 0].numpy():
+    columns = ((0, 344), (344, 396), (396, 512))  # the parts share no pixel
+    for split, (first, last) in zip(textures.splits, columns, strict=True):
+        for label, name in enumerate(textures.classes):
+            photograph = getattr(photographs, name)()[:, first:last]
+            part = np.lib.stride_tricks.sliding_window_view(photograph, (28, 28))
+            images = split.images[split.labels == label, 0]
+            assert len(images) == len(split) // 3
+            for image in images[:: len(split) // 30].numpy():
                 corner = part[:, :, 0, 0] == image[0, 0]  # few places need a closer look
                 assert (part[corner] == image).all((1, 2)).any()
 
 
-def test_loading_textures_twice_gives_the_same_crops():
-    first = data.load("textures").sha256
-    sources.load_textures.cache_clear()
-    assert data.load("textures").sha256 == first
+# -------------------------------------------------------------------------------- torchvision
+
+
+@pytest.mark.mnist
+def test_mnist(mnist):
+    assert sizes(mnist) == [55_000, 5_000, 10_000]
+    rows = torch.cat([split.images for split in mnist.splits]).flatten(1).numpy()
+    assert len({row.tobytes() for row in rows}) == 70_000  # no image is in two parts
+    # The checksums that committed runs name: every image, label, and validation image drawn.
+    assert mnist.sha256.startswith("9df426e8899e765d")
+    assert data.binarized(mnist).sha256.startswith("009e53f6c1b99f29")
+
+
+def write_idx(path, array: np.ndarray) -> None:
+    """A file in MNIST's format."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """A small MNIST in torchvision's layout under ``tmp_path``: black, but for one white pixel."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for stem, n in (("train", 12), ("t10k", 5)):
+        images = np.zeros((n, 28, 28))
+        images[0, 3, 4] = 255
+        write_idx(folder / f"{stem}-images-idx3-ubyte", images)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", np.arange(n) % 10)
+    monkeypatch.setitem(sources.TORCHVISION, "mnist", ("MNIST", "MNIST/raw", 2, (12, 5)))
+    return folder
+
+
+def test_mnist_layout_in_a_root_of_ones_own(tmp_path, raw, download, monkeypatch):
+    loaded = data.load("mnist", root=tmp_path)
+    assert sizes(loaded) == [10, 2, 5]
+    assert loaded.test.images[0, 0, 3, 4] == loaded.test.images.sum() == 255  # axes in their order
+    assert loaded.test.labels.tolist() == [*range(5)]
+    assert loaded.classes == tuple("0123456789")  # not "0 - zero", as torchvision names them
+    monkeypatch.setenv("VAE_TUTORIAL_DATA", str(tmp_path))
+    monkeypatch.delenv("VAE_TUTORIAL_DATASET", raising=False)
+    assert data.load() is loaded  # both variables' defaults, and nothing is read twice
+    assert not download.called
+
+
+@pytest.mark.parametrize("keep", [0, 3, 10, 17])
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+                                  "t10k-images-idx3-ubyte"])  # fmt: skip
+def test_half_downloaded_files_are_named_and_kept(tmp_path, raw, download, name, keep):
+    path = raw / name
+    content = path.read_bytes()[:keep]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{raw} are damaged or half downloaded.*Delete them"):
+        data.load("mnist", root=tmp_path)
+    assert path.read_bytes() == content
+    assert not download.called
+
+
+def test_too_few_images_are_damage(tmp_path, raw, download):
+    write_idx(raw / "t10k-images-idx3-ubyte", np.zeros((4, 28, 28)))
+    write_idx(raw / "t10k-labels-idx1-ubyte", np.zeros(4))
+    with pytest.raises(ValueError, match="wrong number of images"):
+        data.load("mnist", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("mnist", "MNIST/raw"), ("cifar10", "cifar-10-batches-py"), ("svhn", r"\*_32x32.mat")],
+)
+def test_no_data_and_download_says_what_to_do(tmp_path, download, name, place):
+    if name == "mnist":  # a download that broke off: the archive is there in part
+        (tmp_path / place).mkdir(parents=True)
+        part = tmp_path / place / "train-images-idx3-ubyte.gz"
+        part.write_bytes(gzip.compress(bytes(1000))[:20])
+    expected = f"no route to host.*{tmp_path}/{place}.*VAE_TUTORIAL_DATASET=digits"
+    with pytest.raises(FileNotFoundError, match=expected):
+        data.load(name, root=tmp_path)
+    assert download.called
+    with pytest.raises(FileNotFoundError, match=r'data.load\("cifar10"\)'):
+        data.load("cifar10-jpeg", tmp_path)
+
+
+def md5(path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_cifar10_in_its_real_format(tmp_path, monkeypatch):
+    """The python version: five batches and a test batch, rows of 3,072 bytes, pickled."""
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (24, 3072), dtype=np.uint8)
+    labels = rng.integers(0, 10, 24).tolist()
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    content = [{"data": rows[i : i + 4], "labels": labels[i : i + 4]} for i in range(0, 24, 4)]
+    for name, part in zip(names, [*content, {"label_names": list("abcdefghij")}], strict=True):
+        (folder / name).write_bytes(pickle.dumps(part))
+    *entries, meta = ([name, md5(folder / name)] for name in names)
+    monkeypatch.setattr(CIFAR10, "train_list", entries[:5])
+    monkeypatch.setattr(CIFAR10, "test_list", entries[5:])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": meta[1]})
+    monkeypatch.setitem(sources.TORCHVISION, "cifar10", ("CIFAR10", folder.name, 2, (20, 4)))
+    loaded = data.load("cifar10", tmp_path)
+    assert sizes(loaded) == [18, 2, 4]
+    assert loaded.image_shape == (3, 32, 32)
+    assert loaded.classes == tuple("abcdefghij")
+    # A row is 1,024 reds, then greens, then blues, each plane row by row.
+    assert np.array_equal(loaded.test.images.flatten(1), rows[20:])
+    place = {row.tobytes(): i for i, row in enumerate(rows)}
+    found = [[place[image.numpy().tobytes()] for image in s.images] for s in loaded.splits]
+    assert sorted(itertools.chain(*found)) == list(range(24))
+    for split, places in zip(loaded.splits, found, strict=True):
+        assert places == sorted(places)  # in the order of the files, each with its own label
+        assert split.labels.tolist() == [labels[i] for i in places]
+
+
+def test_svhn_in_its_real_format(tmp_path, monkeypatch):
+    """Cropped digits: Matlab files with X (32, 32, 3, N) and y (N, 1), zero as ten."""
+    lists = dict(SVHN.split_list)
+    for split, n in (("train", 12), ("test", 5)):
+        x = np.random.default_rng(0).integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+        path = tmp_path / f"{split}_32x32.mat"
+        scipy.io.savemat(path, {"X": x, "y": (10 - np.arange(n) % 10).astype(np.uint8)[:, None]})
+        lists[split] = ["http://127.0.0.1:9/none", path.name, md5(path)]
+    monkeypatch.setattr(SVHN, "split_list", lists)
+    monkeypatch.setitem(sources.TORCHVISION, "svhn", ("SVHN", "", 3, (12, 5)))
+    loaded = data.load("svhn", tmp_path)
+    assert sizes(loaded) == [9, 3, 5]
+    assert np.array_equal(loaded.test.images, x.transpose(3, 2, 0, 1))
+    assert loaded.test.labels.tolist() == [0, 9, 8, 7, 6]  # Matlab's ten is zero
+    assert loaded.classes == tuple("0123456789")
+
+
+# --------------------------------------------------------------------------- the JPEG copy
+
+
+def test_the_jpeg_copy_is_the_same_from_its_folder_and_its_archive(tmp_path):
+    files = {}
+    for part, i in [*(("train", i) for i in range(20)), *(("test", i) for i in range(4))]:
+        buffer = io.BytesIO()
+        Image.new("RGB", (32, 32), (0, 12 * i, 200)).save(buffer, "JPEG", quality=95)
+        files[f"{part}/{'cat' if i % 2 else 'bird'}/{i:04d}.jpg"] = buffer.getvalue()
+    (tmp_path / "two").mkdir()
+    with tarfile.open(tmp_path / "two" / "cifar10-jpeg.tar.xz", "w:xz") as tar:
+        for name, content in reversed(files.items()):  # its order does not matter
+            path = tmp_path / "one" / "cifar10-jpeg" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    one, two = (data.load("cifar10-jpeg", tmp_path / folder) for folder in ("one", "two"))
+    assert one.sha256 == two.sha256
+    assert (one.name, one.classes) == ("cifar10-jpeg", ("bird", "cat"))
+    assert sizes(one) == [18, 2, 4]
+    assert one.test.labels.tolist() == [0, 0, 1, 1]  # by class, then by name
+    greens = one.test.images[:, 1].float().mean((1, 2))
+    assert torch.allclose(greens, torch.tensor([0.0, 24.0, 12.0, 36.0]), atol=3)
+
+
+# ------------------------------------------------------------------------ a folder of images
+
+
+def write_images(folder, n=12, size=(9, 7), seed=0, cut=None) -> None:
+    """Noise of a size (width, height, and 3 where it has colours); ``cut`` leaves few bytes of one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (n, size[1], size[0], *size[2:])
+    for i, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i:03}.png")
+    if cut is not None:
+        (folder / "004.png").write_bytes((folder / "004.png").read_bytes()[:cut])
+
+
+def test_folder_of_grey_images(tmp_path):
+    write_images(tmp_path, n=20)
+    (tmp_path / "notes.txt").write_text("not an image")
+    loaded = data.load(f"folder:{tmp_path}")
+    assert sizes(loaded) == [16, 2, 2]
+    assert loaded.image_shape == (1, 7, 9)
+    originals = [np.asarray(Image.open(p)).tobytes() for p in tmp_path.glob("*.png")]
+    found = [i.numpy().tobytes() for split in loaded.splits for i in split.images]
+    assert sorted(found) == sorted(originals)  # each in one part
+    assert data.load(f"folder:{tmp_path}").sha256 == loaded.sha256
+
+
+def test_folder_with_classes_and_colour_images(tmp_path):
+    write_images(tmp_path / "cats" / "tabby", n=5)  # the outermost folder is the class
+    write_images(tmp_path / "cats" / "persian", n=4, seed=2)
+    write_images(tmp_path / "dogs", n=9, size=(9, 7, 3), seed=1)
+    loaded = data.load(f"folder:{tmp_path}")
+    assert loaded.image_shape == (3, 7, 9)
+    assert loaded.classes == ("cats", "dogs")
+    for split in loaded.splits:
+        is_grey = [bool((i == i[:1]).all()) for i in split.images]
+        assert is_grey == [label == 0 for label in split.labels.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "is not a folder"),
+        (lambda p: p.mkdir(), "holds 0 images"),
+        (lambda p: write_images(p, n=9), "holds 9 images"),
+        (lambda p: (write_images(p), write_images(p / "more", size=(8, 8))), "8x8.*9x7"),
+        (lambda p: write_images(p, cut=4), r"004\.png is damaged"),
+        (lambda p: write_images(p, size=(60, 60), cut=500), r"004\.png is damaged"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path, make, message):
+    make(tmp_path / "images")
+    with pytest.raises(ValueError, match=message):
+        data.load(f"folder:{tmp_path / 'images'}")

@@ -1,7 +1,8 @@
-"""The VQ-VAE: nearest codes, the straight-through gradient, both ways of learning a codebook."""
+"""The VQ-VAE: nearest codes, the straight-through gradient, both methods of learning a codebook."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -10,58 +11,71 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import random_images
+from torch.distributions import Categorical, Independent, kl_divergence
 
 from vae_tutorial import fit
-from vae_tutorial.evaluation import evaluate_vqvae
-from vae_tutorial.randomness import seeded
-from vae_tutorial.vqvae import (
+from vae_tutorial.data import Dataset, Split, to_float
+from vae_tutorial.models.vqvae import (
     VQVAE,
     ResidualBlock,
     VectorQuantizer,
+    codes_of,
+    measure_vqvae,
     nearest_codes,
     perplexity,
     vq_loss,
 )
+from vae_tutorial.randomness import seeded
+
+SHAPE = (3, 8, 8)
+both = pytest.mark.parametrize("decay", [None, 0.9], ids=["gradient", "averages"])
 
 
-def tiny(decay=None, num_codes=8, dim=6, shape=(3, 8, 8), seed=0) -> VQVAE:
-    with seeded(seed):
-        return VQVAE(shape, VectorQuantizer(num_codes, dim, decay=decay), (8, 10), blocks=1)
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def tiny(decay=None, shape=SHAPE) -> VQVAE:
+    with seeded(0):
+        return VQVAE(shape, VectorQuantizer(8, 6, decay=decay), (8, 10), blocks=1)
+
+
+def quantizer_at(*codebook, **settings) -> VectorQuantizer:
+    """With moving averages, and these entries."""
+    quantizer = VectorQuantizer(len(codebook), len(codebook[0]), **settings)
+    quantizer.codebook.copy_(torch.tensor(codebook))
+    quantizer.sums.copy_(quantizer.codebook)
+    return quantizer
 
 
 @settings(deadline=None, max_examples=30)
-@given(n=st.integers(1, 40), k=st.integers(2, 20), d=st.integers(1, 10), seed=st.integers(0, 99))
-def test_codes_are_numpys_argmin(n, k, d, seed):
+@given(n=st.integers(1, 40), k=st.integers(2, 20), d=st.integers(1, 10), seed=st.integers(0, 99),
+       centre=st.sampled_from([0, 1e8]))  # fmt: skip
+def test_codes_are_numpys_argmin_however_far_from_zero(n, k, d, seed, centre):
     rng = np.random.default_rng(seed)
-    vectors, codebook = rng.normal(size=(n, d)), rng.normal(size=(k, d))
+    vectors, codebook = rng.normal(centre, 1, (n, d)), rng.normal(centre, 1, (k, d))
     expected = ((vectors[:, None] - codebook[None]) ** 2).sum(-1).argmin(1)
     found = nearest_codes(torch.from_numpy(vectors), torch.from_numpy(codebook))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_the_codebook_starts_between_minus_and_plus_one_over_k():
-    quantizer = VectorQuantizer(128, 256)
-    low, high = float(quantizer.codebook.detach().min()), float(quantizer.codebook.detach().max())
+    low, high = VectorQuantizer(128, 256).codebook.detach().aminmax()
     assert -1 / 128 <= low < -0.99 / 128
     assert 0.99 / 128 < high <= 1 / 128
 
 
-@pytest.mark.parametrize("decay", [None, 0.9])
+@both
 def test_the_gradient_goes_straight_through(decay):
-    quantizer = VectorQuantizer(8, 4, decay=decay)
+    quantizer = VectorQuantizer(8, 4, decay=decay).eval()
     z = torch.randn(2, 4, 3, 3, requires_grad=True)
     quantized, codes, _ = quantizer(z)
     upstream = torch.randn_like(quantized)
     (gradient,) = torch.autograd.grad(quantized, z, upstream)
-    assert torch.equal(gradient, upstream)  # the identity, and no way into the codebook
-    if decay is None:
-        torch.testing.assert_close(quantized, quantizer.lookup(codes))
-    for i in range(2):
-        for y in range(3):
-            for x in range(3):
-                entry = quantizer.codebook[codes[i, y, x]] if decay is None else None
-                if entry is not None:
-                    torch.testing.assert_close(quantized[i, :, y, x], entry)
+    assert torch.equal(gradient, upstream)  # the identity, and none of it into the codebook
+    entries = quantizer.codebook.detach().numpy()[codes.numpy()].transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(quantized.detach(), entries, atol=1e-6)
 
 
 def test_the_losses_move_what_they_should():
@@ -69,32 +83,21 @@ def test_the_losses_move_what_they_should():
     quantizer = VectorQuantizer(8, 4)
     z = torch.randn(2, 4, 3, 3, requires_grad=True)
     _, codes, terms = quantizer(z)
-    numpy_z = z.detach().numpy().transpose(0, 2, 3, 1)
     entries = quantizer.codebook.detach().numpy()[codes.numpy()]
-    expected = ((numpy_z - entries) ** 2).mean((1, 2, 3))
-    for name in ("codebook", "commitment"):
+    expected = ((z.detach().numpy().transpose(0, 2, 3, 1) - entries) ** 2).mean((1, 2, 3))
+    for name, moves in {"codebook": [False, True], "commitment": [True, False]}.items():
         np.testing.assert_allclose(terms[name].detach(), expected, rtol=1e-5)
-    by_z, by_book = torch.autograd.grad(
-        terms["codebook"].sum(), (z, quantizer.codebook), retain_graph=True, allow_unused=True
-    )
-    assert by_z is None
-    assert by_book.abs().sum() > 0
-    by_z, by_book = torch.autograd.grad(
-        terms["commitment"].sum(), (z, quantizer.codebook), allow_unused=True
-    )
-    assert by_book is None
-    torch.testing.assert_close(by_z, 2 * (z.detach() - quantizer.lookup(codes).detach()) / 36)
+        leaves = (z, quantizer.codebook)
+        found = torch.autograd.grad(terms[name].sum(), leaves, retain_graph=True, allow_unused=True)
+        assert [gradient is not None for gradient in found] == moves
 
 
 def test_moving_averages_are_running_means():
     """Recomputed in NumPy: counts and sums decay, and an entry is their ratio."""
-    quantizer = VectorQuantizer(3, 2, decay=0.8, reset_below=0.0)
-    with torch.no_grad():
-        quantizer.codebook.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
-        quantizer.sums.copy_(quantizer.codebook)
+    quantizer = quantizer_at([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], decay=0.8, reset_below=0.0)
     counts, sums = np.ones(3), quantizer.codebook.numpy().copy()
-    for seed in range(3):
-        z = torch.randn(5, 2, 1, 1, generator=torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        z = torch.randn(5, 2, 1, 1)
         flat = z.flatten(1).numpy()
         codes = ((flat[:, None] - (sums / counts[:, None])[None]) ** 2).sum(-1).argmin(1)
         _, found, terms = quantizer(z)
@@ -105,28 +108,29 @@ def test_moving_averages_are_running_means():
             sums[k] = 0.8 * sums[k] + 0.2 * flat[codes == k].sum(0)
         np.testing.assert_allclose(quantizer.codebook, sums / counts[:, None], rtol=1e-5)
     before = quantizer.codebook.clone()
-    quantizer.eval()
-    quantizer(torch.randn(5, 2, 1, 1))
+    quantizer.eval()(torch.randn(5, 2, 1, 1))
     assert torch.equal(quantizer.codebook, before)  # only training moves it
 
 
 def test_dead_codes_are_put_on_vectors_of_the_batch():
-    quantizer = VectorQuantizer(4, 2, decay=0.5, reset_below=0.3)
-    with torch.no_grad():
-        quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [50.0, 0], [0, 50.0], [60.0, 60.0]]))
-        quantizer.sums.copy_(quantizer.codebook)
-    z = torch.randn(20, 2, 1, 1, generator=torch.Generator().manual_seed(0))
-    with seeded(0):
-        for _ in range(3):  # counts of the three far entries: 1/2, 1/4: dead in the second round
-            quantizer(z)
-    vectors = {tuple(v.tolist()) for v in z.flatten(1)}
-    assert (quantizer.codebook.abs() < 10).all()
-    assert all(math.isfinite(v) for v in quantizer.counts.tolist())
-    assert len(quantizer.codes(z).unique()) >= 3
-    assert vectors
+    far, z = ([0.0, 0.0], [50.0, 0.0], [0.0, 50.0]), torch.randn(20, 2, 1, 1)
+    ends = []
+    for _ in range(2):
+        quantizer = quantizer_at(*far, decay=0.5, reset_below=0.3)
+        with seeded(0):
+            quantizer(z)  # the counts of the two far entries are now 1/2,
+            assert quantizer.codebook[1:].max() == 50
+            quantizer(z)  # and 1/4: dead
+        ends.append(list(map(tuple, quantizer.codebook.tolist())))
+    vectors, (alive, *put) = set(map(tuple, z.flatten(1).tolist())), ends[0]
+    assert alive not in vectors  # the running mean
+    assert set(put) <= vectors
+    assert put[0] != put[1]  # each draws its own,
+    assert ends[0] == ends[1]  # under a seed the same
+    assert quantizer.counts[1:].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("decay", [None, 0.9])
+@both
 def test_the_quantizer_works_in_full_precision_under_autocast(decay):
     plain, mixed = (VectorQuantizer(8, 4, decay=decay) for _ in range(2))
     mixed.load_state_dict(plain.state_dict())
@@ -135,93 +139,140 @@ def test_the_quantizer_works_in_full_precision_under_autocast(decay):
         expected = plain(z)
     with seeded(0), torch.autocast("cpu", torch.bfloat16):
         found = mixed(z)
-    assert torch.equal(expected[0], found[0])
-    assert torch.equal(expected[1], found[1])
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, mixed.state_dict()[name]), name
-    x = random_images(16, (3, 8, 8))
+    assert all(map(torch.equal, expected[:2], found[:2]))
+    assert all(map(torch.equal, plain.state_dict().values(), mixed.state_dict().values()))
+    x = random_images(16, SHAPE)
     fit(tiny(decay), vq_loss, x, epochs=1, batch_size=8, bfloat16=True, progress=False)
 
 
-def test_training_without_randomness_in_the_weights_repeats_itself():
-    x = random_images(32, (3, 8, 8))
-    weights = []
-    for _ in range(2):
-        model = tiny(decay=0.9)
-        fit(model, vq_loss, x, epochs=2, batch_size=8, progress=False)
-        weights.append(torch.cat([v.flatten().float() for v in model.state_dict().values()]))
-    assert torch.equal(*weights)
+@both
+def test_a_model_in_double_precision_stays_in_it(decay):
+    double, x = tiny(decay).double(), random_images(4, SHAPE)
+    expected, terms = vq_loss(tiny(decay), x), vq_loss(double, x.double())
+    terms["loss"].sum().backward()
+    for name, term in terms.items():
+        assert term.dtype == torch.float64
+        torch.testing.assert_close(term.float(), expected[name], rtol=1e-3, atol=1e-5)
+    assert {v.dtype for v in double.state_dict().values()} == {torch.float64}
+    assert double.reconstruct(x.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("decay", [None, 0.9])
+@both
 def test_training_lowers_the_error_and_uses_the_codes(decay):
-    base = torch.rand(6, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    base = random_images(6, (3, 1, 1))
     x = base[torch.arange(120) % 6].expand(-1, -1, 8, 8).contiguous()  # six flat colours
     model = tiny(decay)
-    history = fit(
-        model, vq_loss, x, epochs=60, batch_size=24, learning_rate=3e-3, progress=False, seed=1
-    )
-    rows = history[history.scope == "epoch"]
-    assert rows.reconstruction.iloc[-1] < 0.2 * rows.reconstruction.iloc[0]
-    assert rows.perplexity.iloc[-1] > 2
+    before = measure_vqvae(model, x)
+    fit(model, vq_loss, x, epochs=60, batch_size=24, learning_rate=3e-3, progress=False, seed=1)
+    after = measure_vqvae(model, x)
+    assert after["reconstruction"] < 0.2 * before["reconstruction"]
+    assert after["perplexity"] > 2
 
 
 def test_the_loss_is_the_sum_of_its_terms():
-    model, x = tiny(), random_images(4, (3, 8, 8))
+    model, x = tiny(), random_images(4, SHAPE)
     terms = vq_loss(model, x, commitment_weight=0.5)
+    assert list(terms) == ["loss", "reconstruction", "codebook", "commitment", "perplexity"]
+    assert all(term.shape == (4,) for term in terms.values())
     expected = terms["reconstruction"] + terms["codebook"] + 0.5 * terms["commitment"]
     torch.testing.assert_close(terms["loss"], expected)
-    redrawn = model(x)[0].detach().numpy()
-    np.testing.assert_allclose(
-        terms["reconstruction"].detach(), ((redrawn - (2 * x.numpy() - 1)) ** 2).mean((1, 2, 3)),
-        rtol=1e-5,
-    )  # fmt: skip
-    assert all(term.shape == (4,) for term in terms.values())
+    squares = (model(x)[0].detach().numpy() - (2 * x.numpy() - 1)) ** 2
+    np.testing.assert_allclose(terms["reconstruction"].detach(), squares.mean((1, 2, 3)), rtol=1e-5)
+    codes = model.encode(x)
+    assert float(terms["perplexity"][0]) == pytest.approx(float(perplexity(codes, 8)))
 
 
 def test_codes_and_images_have_their_shapes():
     model, x = tiny(shape=(1, 12, 8)), random_images(5, (1, 12, 8))
     codes = model.encode(x)
-    assert codes.shape == (5, 3, 2)
-    assert codes.dtype == torch.int64
+    assert (codes.shape, codes.dtype) == ((5, 3, 2), torch.int64)
     images = model.decode(codes)
-    assert images.shape == x.shape
-    assert ((images >= 0) & (images <= 1)).all()
     assert torch.equal(model.reconstruct(x), images)
+    torch.testing.assert_close(images, ((model(x)[0] + 1) / 2).clamp(0, 1))
+    images.sum().backward()
+    assert model.quantizer.codebook.grad.abs().sum() > 0
+    with torch.no_grad():
+        model.decoder[-1].bias.fill_(9.0)  # white, and more
+    assert torch.equal(model.decode(codes), torch.ones_like(x))
+
+
+def test_prior_posterior_and_likelihood_are_what_the_loss_leaves_out():
+    model, x = tiny(), random_images(5, SHAPE)
+    codes, (prior, q) = model.encode(x), (model.prior(), model.posterior(x))
+    nats = 4 * math.log(8)  # 2 x 2 places, 8 codes
+    np.testing.assert_allclose(prior.log_prob(codes), np.full(5, -nats), rtol=1e-6)
+    np.testing.assert_allclose(kl_divergence(q, prior), np.full(5, nats), rtol=1e-6)
+    assert torch.equal(q.sample(), codes)
+    assert q.log_prob((codes + 1) % 8).tolist() == [-math.inf] * 5
+    share = torch.bincount(prior.sample((4000,)).flatten(), minlength=8) / 16_000
+    assert float((share - 1 / 8).abs().max()) < 0.01
+    constant = -model.likelihood(codes).log_prob(x) - vq_loss(model, x)["reconstruction"]
+    np.testing.assert_allclose(constant.detach(), np.full(5, constant[0].item()), atol=1e-3)
+
+
+def test_samples_are_decoded_draws_of_a_prior():
+    model = tiny()
+    with seeded(3), torch.no_grad():
+        expected = model.decode(model.prior().sample((4,)))
+    assert torch.equal(model.sample(4, seed=3), expected)
+    grid = model.encode(random_images(1, SHAPE))[0]
+    certain = Independent(Categorical(torch.eye(8)[grid]), 2)  # this grid and no other
+    drawn = model.sample(3, prior=lambda: certain)
+    torch.testing.assert_close(drawn, model.decode(grid[None]).expand(3, *SHAPE).detach())
 
 
 def test_perplexity_counts_codes_in_use():
-    assert float(perplexity(torch.zeros(10, dtype=torch.int64), 8)) == pytest.approx(1)
-    assert float(perplexity(torch.arange(8), 8)) == pytest.approx(8)
-    assert float(perplexity(torch.tensor([0, 0, 1, 1]), 8)) == pytest.approx(2)
+    for codes, used in (([0] * 10, 1), (range(8), 8), ([0, 0, 1, 1], 2)):
+        assert float(perplexity(torch.tensor(codes), 8)) == pytest.approx(used)
 
 
-def test_evaluation_against_numpy():
-    model, x = tiny(), random_images(30, (3, 8, 8))
-    found = evaluate_vqvae(model, x, batch_size=7)
-    redrawn = model.reconstruct(x).numpy()
-    assert found["test_reconstruction"] == pytest.approx(((redrawn - x.numpy()) ** 2).mean())
+def test_held_out_quality_against_numpy():
+    model, x = tiny(), random_images(30, SHAPE)
+    found = measure_vqvae(model, x, batch_size=7)
+    squares = ((model.reconstruct(x).numpy() - x.numpy()) ** 2).mean((1, 2, 3))
+    assert found["reconstruction"] == pytest.approx(squares.mean())
+    error = squares.std() / math.sqrt(30)
+    assert found["reconstruction"].standard_error == pytest.approx(error, rel=1e-4)
     counts = np.bincount(model.encode(x).flatten().numpy(), minlength=8)
     share = counts[counts > 0] / counts.sum()
-    assert found["test_perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
-    assert found["test_codes_used"] == (counts > 0).sum() / 8
+    assert found["perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert found["codes_used"] == (counts > 0).sum() / 8
+
+
+def test_codes_of_images_are_those_of_the_model():
+    images, labels = (255 * random_images(30, SHAPE)).byte(), torch.arange(10)
+    parts = [Split(images[i : i + 10], labels) for i in (0, 10, 20)]
+    source, model = Dataset("some", *parts, ("a",)), tiny(decay=0.9)
+    found = codes_of(model, source, batch_size=7)
+    assert (found.name, found.classes, found.example_shape) == ("some-codes", ("a",), (2, 2))
+    for part, split in zip(parts, found.splits, strict=True):
+        assert torch.equal(split.examples, model.encode(to_float(part.images)))
+        assert torch.equal(split.labels, labels)
+    # The checksum is the source's and the model's, whatever rounding made of the codes.
+    weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+    recipe = f"codes of {source.sha256} by {hashlib.sha256(weights).hexdigest()}"
+    assert found.sha256 == hashlib.sha256(recipe.encode()).hexdigest()
 
 
 def test_a_residual_block_adds():
     block = ResidualBlock(4, 2)
-    with torch.no_grad():
-        for parameter in block.parameters():
-            parameter.zero_()
     x = torch.randn(2, 4, 5, 5)
+    assert not torch.equal(block(x), x)
+    torch.nn.init.zeros_(block.layers[-1].weight)
     assert torch.equal(block(x), x)
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="multiples of 4"):
+    with pytest.raises(ValueError, match="multiples"):
         VQVAE((1, 30, 28), VectorQuantizer(4, 4))
-    with pytest.raises(ValueError, match="num_codes >= 2"):
+    with pytest.raises(ValueError, match="num_codes"):
         VectorQuantizer(1, 4)
-    with pytest.raises(ValueError, match="decay must lie"):
+    with pytest.raises(ValueError, match="decay"):
         VectorQuantizer(4, 4, decay=1.0)
-    with pytest.raises(ValueError, match="expected images"):
+    with pytest.raises(ValueError, match="images"):
         tiny().encode(torch.zeros(2, 1, 8, 8))
+    for codes in (torch.zeros(1, 2, 2), torch.zeros(1, 2, 3).long(), torch.full((1, 2, 2), 8)):
+        with pytest.raises(ValueError, match="codes"):
+            tiny().decode(codes)
+    with pytest.raises(ValueError, match="n must"):
+        tiny().sample(0)

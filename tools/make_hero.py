@@ -1,4 +1,4 @@
-"""Draw the front page's figure from the committed run ``vae-2d``: the plane that it learnt.
+"""Draw the front page's figure from the committed run ``mnist/vae-2d``: the plane that it learnt.
 
     python tools/make_hero.py
 
@@ -17,37 +17,17 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
 
-from vae_tutorial import (
-    MLP,
-    VAE,
-    Bernoulli,
-    Decoder,
-    Encoder,
-    MeanFieldGaussian,
-    StandardNormal,
-    data,
-    latent,
-)
-from vae_tutorial.artifacts import load_run
+from vae_tutorial import data, latent, load_run
 from vae_tutorial.plots import PALETTE
 
 ROOT = Path(__file__).resolve().parent.parent
-HIDDEN = (512, 256, 256, 128)  # as in chapter 2
 COLUMNS, ROWS = 38, 19
 
 
 def main() -> int:
     mnist = data.load("mnist")
-    shape = mnist.image_shape
-    posterior, likelihood = MeanFieldGaussian(2), Bernoulli(shape, greys=True)
-    vae = VAE(
-        Encoder(MLP(shape, posterior.param_shape, HIDDEN, nn.SiLU), posterior),
-        Decoder(MLP(2, likelihood.param_shape, HIDDEN[::-1], nn.SiLU), likelihood),
-        StandardNormal(2),
-    )
-    load_run(ROOT / "artifacts" / "vae-2d", vae)
+    vae = load_run("mnist/vae-2d").model
 
     # Quantiles of the prior along both axes: every cell is equally probable.
     x = torch.special.ndtri((torch.arange(COLUMNS) + 0.5) / COLUMNS)

@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): from the numbers that a decoder gives to a distribution over images."""
+"""Likelihoods p(x|z): from the numbers that a decoder gives to a distribution over data."""
 
 from __future__ import annotations
 
@@ -10,29 +10,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal, constraints
 
-from vae_tutorial.posteriors import bounded
+from vae_tutorial.data import to_float
+from vae_tutorial.networks import as_shape
+from vae_tutorial.posteriors import bounded, check_bound, check_parameters
+from vae_tutorial.spec import Part
+
+_GREYS = constraints.interval(-1e-4, 1 + 1e-4)  # [0, 1], up to rounding
+_WORDS = {
+    constraints.boolean: (
+        "a Bernoulli likelihood is defined for pixels that are 0 or 1",
+        "Binarize the images, or say Bernoulli(image_shape, greys=True) for the usual shortcut: "
+        "the binary cross-entropy of grey pixels, which is no likelihood.",
+    ),
+    _GREYS: (
+        "this likelihood is for greys in [0, 1]",
+        "Divide bytes by 255; undo any normalization of the images; remove NaN.",
+    ),
+    constraints.real: ("a Gaussian likelihood is for real numbers", "Remove NaN."),
+}
 
 
-class _StrictBernoulli(TorchBernoulli):
-    """A Bernoulli that says in the book's words why it refuses a grey pixel."""
+def _free_to_read(value: Tensor) -> bool:
+    """Whether a look at the numbers makes no other device wait."""
+    return value.device.type == "cpu"
+
+
+class _Checked(Independent):
+    """Independent values that must lie in their support.
+
+    On the CPU one that does not raises a ValueError. On another device ``log_prob`` is -inf for
+    its example, and nothing is read back: that would make a GPU wait in every step.
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if not ((value == 0) | (value == 1)).all():
+        support = self.base_dist.support
+        inside = support.check(value).flatten(-self.reinterpreted_batch_ndims).all(-1)
+        if not _free_to_read(value):
+            return torch.where(inside, super().log_prob(value), -math.inf)
+        if not inside.all():
+            what, todo = _WORDS[support]
             raise ValueError(
-                "a Bernoulli likelihood is defined for pixels that are 0 or 1, but some pixels lie "
-                f"elsewhere (smallest {float(value.min()):g}, largest {float(value.max()):g}). "
-                "Binarize the images, or say Bernoulli(image_shape, greys=True) for the customary "
-                "shortcut: the binary cross-entropy of grey pixels, which is no likelihood."
+                f"{what}, but some values lie elsewhere (smallest {float(value.min()):g}, largest "
+                f"{float(value.max()):g}). {todo}"
             )
         return super().log_prob(value)
 
 
-class Bernoulli(nn.Module):
+class _GreyBernoulli(TorchBernoulli):
+    """The binary cross-entropy of greys, in the place of a log-probability."""
+
+    support: ClassVar = _GREYS
+
+
+class Bernoulli(Part):
     """Independent black-or-white pixels: p(x|z) = prod_i y_i^x_i (1 - y_i)^(1 - x_i).
 
-    Kingma & Welling (2013), appendix C.1. The network gives one logit a pixel, log(y / (1 - y));
+    Kingma & Welling (2013), appendix C.1. The network gives one logit per pixel, log(y / (1 - y));
     the log-likelihood is computed from the logit, so that no log(0) can arise.
 
     Args:
@@ -43,40 +78,61 @@ class Bernoulli(nn.Module):
 
     Shape:
         logits ``(..., C, H, W)`` to a distribution with batch shape ``(...)`` and event shape
-        ``(C, H, W)``: ``log_prob`` sums over the pixels, one number an image, in nats.
+        ``(C, H, W)``: ``log_prob`` sums over the pixels, one number per image, in nats.
 
     Raises:
-        ValueError: from ``log_prob``, when ``greys`` is false and a pixel is neither 0 nor 1.
+        ValueError: from ``log_prob``, for a pixel that is neither 0 nor 1 (with ``greys``: not in
+            [0, 1]). Only on the CPU; on another device its image gets log_prob -inf. So it is with
+            all likelihoods here.
+
+    Example:
+        >>> p = Bernoulli((1, 28, 28))(torch.zeros(16, 1, 28, 28))
+        >>> p.log_prob(torch.ones(16, 1, 28, 28)).shape
+        torch.Size([16])
     """
 
     def __init__(self, image_shape: Sequence[int], *, greys: bool = False) -> None:
         super().__init__()
-        self.image_shape = _as_image_shape(image_shape)
+        self.image_shape = self.param_shape = _as_image_shape(image_shape)
         self.greys = greys
-        self.param_shape = self.image_shape
 
     def forward(self, logits: Tensor) -> Distribution:
-        _check_parameters(self, logits)
-        if self.greys:
-            return Independent(TorchBernoulli(logits=logits, validate_args=False), 3)
-        return Independent(_StrictBernoulli(logits=logits, validate_args=False), 3)
-
-    def extra_repr(self) -> str:
-        return f"image_shape={self.image_shape}, greys={self.greys}"
+        check_parameters(self, logits)
+        kind = _GreyBernoulli if self.greys else TorchBernoulli
+        return _Checked(kind(logits=logits, validate_args=False), 3, validate_args=False)
 
 
-def binarize(x: Tensor) -> Tensor:
+def binarize(images: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Draw each pixel as black or white, with its grey value as the probability of white.
 
     Salakhutdinov & Murray (2008). Done afresh for every batch this is *dynamic* binarization.
+
+    Args:
+        images: bytes, or floats in [0, 1], of any shape.
+        others: what else is in the batch, labels for example; it passes through.
+
+    Returns:
+        Zeros and ones; with ``others`` the tuple of these and them.
     """
-    return torch.bernoulli(x)
+    drawn = torch.bernoulli(to_float(images))
+    return (drawn, *others) if others else drawn
+
+
+def _apart(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Where logits are small; the small ones, else 0; the large ones, else 1.
+
+    For a formula that is 0 / 0 at zero and its series: each sees harmless numbers where the other
+    is taken, so that neither sends a NaN back through ``torch.where``.
+    """
+    small = logits.abs() < threshold
+    return small, torch.where(small, logits, 0), torch.where(small, 1, logits)
 
 
 class _ContinuousBernoulli(Distribution):
-    """One continuous Bernoulli a pixel, from logits l of any shape; see :class:`ContinuousBernoulli`."""
+    """Continuous Bernoullis from logits l of any shape; see :class:`ContinuousBernoulli`."""
 
     arg_constraints: ClassVar[dict] = {}
+    support: ClassVar = _GREYS
     has_rsample = True
 
     def __init__(self, logits: Tensor) -> None:
@@ -84,34 +140,37 @@ class _ContinuousBernoulli(Distribution):
         super().__init__(logits.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        _check_greys(value, "a continuous Bernoulli is a density of greys in [0, 1]")
         logits, value = torch.broadcast_tensors(self.logits, value)
         bce = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
         return log_normalizer(logits) - bce
 
     @property
     def mean(self) -> Tensor:
-        small = self.logits.abs() < 0.1
-        safe = torch.where(small, torch.ones_like(self.logits), self.logits)
-        series = 0.5 + self.logits / 12 - self.logits**3 / 720
-        return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
+        small, near, far = _apart(self.logits, 0.1)
+        series = near / 12 - near**3 / 720
+        return 0.5 + torch.where(small, series, 0.5 / torch.tanh(far / 2) - 1 / far)
 
     @property
     def variance(self) -> Tensor:
-        small = self.logits.abs() < 0.5
-        safe = torch.where(small, torch.ones_like(self.logits), self.logits)
-        series = 1 / 12 - self.logits**2 / 240 + self.logits**4 / 6048
-        half = (safe / 2).clamp(-40, 40)  # beyond, the second term is zero in any precision
-        return torch.where(small, series, 1 / safe**2 - 0.25 / torch.sinh(half) ** 2)
+        small, near, far = _apart(self.logits, 0.5)
+        series = 1 / 12 - near**2 / 240 + near**4 / 6048
+        size = far.abs()  # the second term is 1 / (4 sinh(l / 2)^2), without its overflow
+        closed = 1 / size**2 - torch.exp(-size) / torch.expm1(-size) ** 2
+        return torch.where(small, series, closed)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        # The inverse of the distribution function, written for -|l| and mirrored: no overflow.
-        size = self.logits.abs().expand(*sample_shape, *self.logits.shape)
-        u = torch.rand_like(size)
-        small = size < 1e-3
-        safe = torch.where(small, torch.ones_like(size), size)
-        x = torch.where(small, u, -torch.log1p(u * torch.expm1(-safe)) / safe)
-        return torch.where(self.logits > 0, 1 - x, x)
+        # The inverse of the distribution function, log(1 + u (e^l - 1)) / l, written for -|l| and
+        # mirrored: no overflow. It is the cumulant generating function of a Bernoulli(u), over l,
+        # so its series has that one's cumulants.
+        logits = self.logits.expand(*sample_shape, *self.logits.shape)
+        u = torch.rand_like(logits)
+        small, near, far = _apart(logits, 0.03)
+        size = far.abs()
+        x = -torch.log1p(u * torch.expm1(-size)) / size
+        u = torch.where(logits > 0, 1 - u, u)
+        k2 = u * (1 - u)
+        series = u + k2 * (near / 2 + (1 - 2 * u) * near**2 / 6 + (1 - 6 * k2) * near**3 / 24)
+        return torch.where(small, series, torch.where(logits > 0, 1 - x, x))
 
 
 def log_normalizer(logits: Tensor) -> Tensor:
@@ -121,13 +180,12 @@ def log_normalizer(logits: Tensor) -> Tensor:
     tanh(l / 2). In Loaiza-Ganem & Cunningham (2019) the same function of y reads
     0 / 0 at y = 1/2 and is patched there; of l it is smooth and even, log 2 + l^2 / 12 - ...
     """
-    small = logits.abs() < 0.1
-    safe = torch.where(small, torch.ones_like(logits), logits)
-    series = math.log(2) + logits**2 / 12 - 7 * logits**4 / 1440
-    return torch.where(small, series, torch.log(safe / torch.tanh(safe / 2)))
+    small, near, far = _apart(logits, 0.1)
+    series = math.log(2) + near**2 / 12 - 7 * near**4 / 1440
+    return torch.where(small, series, torch.log(far / torch.tanh(far / 2)))
 
 
-class ContinuousBernoulli(nn.Module):
+class ContinuousBernoulli(Part):
     """A density for grey pixels in [0, 1]: the Bernoulli formula with its missing normalizer.
 
     p(x|z) = prod_i C(l_i) y_i^x_i (1 - y_i)^(1 - x_i) with y = sigmoid(l), Loaiza-Ganem &
@@ -141,39 +199,43 @@ class ContinuousBernoulli(nn.Module):
 
     Shape:
         logits ``(..., C, H, W)`` to a distribution with batch shape ``(...)`` and event shape
-        ``(C, H, W)``; ``log_prob`` is a log-density over [0, 1], in nats an image.
+        ``(C, H, W)``; ``log_prob`` is a log-density over [0, 1], in nats per image.
+
+    Raises:
+        ValueError: for a bound that is not positive, and as :class:`Bernoulli` with ``greys``.
+
+    Example:
+        >>> p = ContinuousBernoulli((1, 1, 1))(torch.zeros(1, 1, 1, 1))  # uniform
+        >>> p.mean.item(), p.log_prob(torch.full((1, 1, 1, 1), 0.3)).item()
+        (0.5, 0.0)
     """
 
     def __init__(self, image_shape: Sequence[int], *, logit_bound: float | None = 10.0) -> None:
         super().__init__()
-        if logit_bound is not None and not logit_bound > 0:
-            raise ValueError(f"logit_bound must be positive or None, got {logit_bound}")
-        self.image_shape = _as_image_shape(image_shape)
-        self.logit_bound = logit_bound
-        self.param_shape = self.image_shape
+        self.image_shape = self.param_shape = _as_image_shape(image_shape)
+        self.logit_bound = check_bound(logit_bound, "logit_bound")
 
     def forward(self, logits: Tensor) -> Distribution:
-        _check_parameters(self, logits)
+        check_parameters(self, logits)
         logits = bounded(logits, self.logit_bound)
-        return Independent(_ContinuousBernoulli(logits), 3, validate_args=False)
-
-    def extra_repr(self) -> str:
-        return f"image_shape={self.image_shape}, logit_bound={self.logit_bound}"
+        return _Checked(_ContinuousBernoulli(logits), 3, validate_args=False)
 
 
 NOISE_MODELS = ("homoscedastic", "imagewise", "pixelwise")
 
 
-class Gaussian(nn.Module):
-    """Gaussian pixels: p(x|z) = prod_i N(x_i; y_i, sigma_i^2), with one of three noise models.
+class Gaussian(Part):
+    """Gaussian values: p(x|z) = prod_i N(x_i; y_i, sigma_i^2), with one of three noise models.
 
     Args:
-        image_shape: (C, H, W) of one image.
+        image_shape: shape of one example, (C, H, W) for images, (2,) for points in the plane.
         noise: whose the standard deviation is. ``"homoscedastic"``: one for all pixels of all
-            images; ``"imagewise"``: one an image, given by the decoder; ``"pixelwise"``: one a
+            images; ``"imagewise"``: one per image, given by the decoder; ``"pixelwise"``: one per
             pixel, given by the decoder (Kingma & Welling 2013, appendix C.2).
-        scale: fixes the homoscedastic standard deviation. ``None`` learns it as a parameter.
-            (With it fixed, the log-density is the squared error over 2 sigma^2, and a constant.)
+        scale: fixes the homoscedastic standard deviation. ``None`` learns it as a parameter, which
+            starts at 0.33 (for the default bounds): wider than it will end, as a narrow start is
+            unstable. With it fixed, the log-density is the squared error over 2 sigma^2, and a
+            constant.
         bounded_mean: the mean goes through a sigmoid, so that it is a grey in [0, 1]. Without, it
             is the network's own number: for data that are no images, or a linear decoder.
         smallest_scale: no standard deviation is smaller. Greys that are constant (a black margin)
@@ -183,12 +245,18 @@ class Gaussian(nn.Module):
 
     Shape:
         parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
-        shape ``(C, H, W)``. ``param_shape`` is (C, H, W) for homoscedastic noise, (C H W + 1,) for
-        imagewise, (2 C, H, W) for pixelwise: first the means (as logits, if bounded), then the
-        noise as log-variances, through a smooth bound.
+        shape ``image_shape``. For (C, H, W) ``param_shape`` is (C, H, W) for homoscedastic noise,
+        (C H W + 1,) for imagewise, (2 C, H, W) for pixelwise: first the means (as logits, if
+        bounded), then the noise as log-variances, through a smooth bound.
 
     Raises:
-        ValueError: for another noise model, or a scale given where the decoder gives one.
+        ValueError: for another noise model, or a scale given where the decoder gives one; from
+            ``log_prob`` for NaN, as :class:`Bernoulli`.
+
+    Example:
+        >>> likelihood = Gaussian((2,), noise="pixelwise", bounded_mean=False)
+        >>> likelihood.param_shape, likelihood(torch.zeros(7, 4)).log_prob(torch.zeros(7, 2)).shape
+        ((4,), torch.Size([7]))
     """
 
     def __init__(
@@ -202,7 +270,7 @@ class Gaussian(nn.Module):
         largest_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.image_shape = c, h, w = _as_image_shape(image_shape)
+        self.image_shape = first, *rest = as_shape(image_shape, "image_shape")
         if noise not in NOISE_MODELS:
             raise ValueError(f"noise must be one of {', '.join(NOISE_MODELS)}, got {noise!r}")
         if scale is not None and (noise != "homoscedastic" or not scale >= smallest_scale):
@@ -214,60 +282,49 @@ class Gaussian(nn.Module):
             raise ValueError(
                 f"needs 0 < smallest_scale < largest_scale, got {smallest_scale} and {largest_scale}"
             )
-        self.noise, self.scale, self.smallest_scale = noise, scale, smallest_scale
-        self.largest_scale = largest_scale
-        self.bounded_mean = bounded_mean
-        shapes = {"homoscedastic": (c, h, w), "imagewise": (c * h * w + 1,)}
-        self.param_shape = shapes.get(noise, (2 * c, h, w))
+        self.noise, self.scale, self.bounded_mean = noise, scale, bounded_mean
+        self.smallest_scale, self.largest_scale = smallest_scale, largest_scale
+        self.param_shape = {
+            "homoscedastic": self.image_shape,
+            "imagewise": (math.prod(self.image_shape) + 1,),
+            "pixelwise": (2 * first, *rest),
+        }[noise]
         if noise == "homoscedastic" and scale is None:
-            self.log_variance = nn.Parameter(torch.empty(()))
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The learnt scale starts at 0.37, wider than it will end: a narrow start is unstable."""
-        if self.noise == "homoscedastic" and self.scale is None:
-            nn.init.constant_(self.log_variance, -2.0)
+            self.log_variance = nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, parameters: Tensor) -> Distribution:
-        _check_parameters(self, parameters)
-        c, h, w = self.image_shape
+        check_parameters(self, parameters)
+        n = len(self.image_shape)
         if self.noise == "pixelwise":
-            logits, log_variance = parameters.split(c, dim=-3)
+            mean, log_variance = parameters.split(self.image_shape[0], dim=-n)
         elif self.noise == "imagewise":
-            logits, log_variance = parameters.split([c * h * w, 1], dim=-1)
-            logits = logits.unflatten(-1, (c, h, w))
-            log_variance = log_variance[..., None, None].expand_as(logits)
+            mean, log_variance = parameters[..., :-1], parameters[..., -1:]
+            mean = mean.unflatten(-1, self.image_shape)
+            log_variance = log_variance.unflatten(-1, (1,) * n)
         else:
-            logits = parameters
-            value = 2 * math.log(self.scale) if self.scale is not None else self.log_variance
-            log_variance = torch.as_tensor(value, device=logits.device).expand_as(logits)
-        if self.scale is None:  # squashed smoothly, so that sigma lies between the two bounds
+            mean, log_variance = parameters, getattr(self, "log_variance", None)
+        if self.scale is not None:
+            scale = mean.new_full((), self.scale)
+        else:  # squashed smoothly, so that sigma lies between the two bounds
             low, high = 2 * math.log(self.smallest_scale), 2 * math.log(self.largest_scale)
             middle = (low + high) / 2
-            log_variance = middle + bounded(log_variance - middle, high - middle)
-        mean = torch.sigmoid(logits) if self.bounded_mean else logits
-        scale = torch.exp(0.5 * log_variance)
-        return Independent(Normal(mean, scale, validate_args=False), 3)
-
-    def extra_repr(self) -> str:
-        return (
-            f"image_shape={self.image_shape}, noise={self.noise!r}, scale={self.scale}, "
-            f"bounded_mean={self.bounded_mean}, smallest_scale={self.smallest_scale}"
-            + (f", largest_scale={self.largest_scale}" if self.largest_scale != 1.0 else "")
-        )
+            scale = torch.exp(0.5 * (middle + bounded(log_variance - middle, high - middle)))
+        mean = torch.sigmoid(mean) if self.bounded_mean else mean
+        pixels = Normal(mean, scale.expand_as(mean), validate_args=False)
+        return _Checked(pixels, n, validate_args=False)
 
 
 class _DiscretizedLogistic(Distribution):
-    """One discretized logistic a pixel over the 256 values k / 255; see :class:`DiscretizedLogistic`."""
+    """Discretized logistics over the 256 values k / 255; see :class:`DiscretizedLogistic`."""
 
     arg_constraints: ClassVar[dict] = {}
+    support: ClassVar = _GREYS
 
     def __init__(self, location: Tensor, scale: Tensor) -> None:
         self.location, self.scale = location, scale
         super().__init__(location.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        _check_greys(value, "a discretized logistic has the 256 levels k / 255")
         k = (value * 255).round()
         upper = ((k + 0.5) / 255 - self.location) / self.scale
         lower = ((k - 0.5) / 255 - self.location) / self.scale
@@ -278,22 +335,32 @@ class _DiscretizedLogistic(Distribution):
         ends = torch.where(k <= 0, F.logsigmoid(upper), F.logsigmoid(-lower))
         return torch.where((k <= 0) | (k >= 255), ends, inner)
 
+    def _above(self, k: int) -> Tensor:
+        """The logit of P(X > k / 255)."""
+        return (self.location - (k + 0.5) / 255) / self.scale
+
     @property
     def mean(self) -> Tensor:
         """sum_k P(X > k) / 255 over the 255 edges, one at a time to spare memory."""
         total = torch.zeros_like(self.location)
         for k in range(255):
-            total += torch.sigmoid((self.location - (k + 0.5) / 255) / self.scale)
+            total += torch.sigmoid(self._above(k))
         return total / 255
 
     @property
     def variance(self) -> Tensor:
-        """E[x^2] - E[x]^2, with E[k^2] = sum_k (2 k + 1) P(X > k) over the same edges."""
-        total = torch.zeros_like(self.location)
+        """E[(k - m)^2] for the mean m, outwards from the level r next to it.
+
+        (r - m)^2 + sum_(k >= r) (2 (k - m) + 1) P(X > k) + sum_(k < r) (2 (m - k) - 1) P(X <= k):
+        no term is negative, so nothing cancels, as it does in E[k^2] - m^2.
+        """
+        mean = 255 * self.mean
+        level = mean.round()
+        total = (level - mean).square()
         for k in range(255):
-            upper = torch.sigmoid((self.location - (k + 0.5) / 255) / self.scale)
-            total += (2 * k + 1) * upper
-        return (total / 255**2 - self.mean**2).clamp(min=0)
+            side = torch.where(level <= k, 1, -1)
+            total = total + side * (2 * (k - mean) + 1) * torch.sigmoid(side * self._above(k))
+        return total / 255**2
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -303,17 +370,18 @@ class _DiscretizedLogistic(Distribution):
             return (x * 255).round().clamp(0, 255) / 255
 
 
-class DiscretizedLogistic(nn.Module):
+class DiscretizedLogistic(Part):
     """A probability for each of the 256 grey values: the logistic density, added up over bins.
 
     P(x) = S((x + 1/510 - mu) / s) - S((x - 1/510 - mu) / s), S the sigmoid; the first bin reaches
-    to minus infinity and the last to infinity (Salimans et al. 2017, equation 2). Its negative log is a true code length: nats an image divided by
-    (dimensions times ln 2) are bits per dimension.
+    to minus infinity and the last to infinity (Salimans et al. 2017, equation 2). Its negative log
+    is a true code length: nats per image divided by (dimensions times ln 2) are bits per dimension.
 
     Args:
         image_shape: (C, H, W) of one image.
-        noise: ``"pixelwise"``, the decoder gives each pixel a scale; or ``"homoscedastic"``, one scale
-            for all pixels of all images, learnt as a parameter.
+        noise: ``"pixelwise"``, the decoder gives each pixel a scale; or ``"homoscedastic"``, one
+            scale for all pixels of all images, learnt as a parameter (it starts at 0.13, wider
+            than it will end).
 
     Shape:
         parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
@@ -322,7 +390,14 @@ class DiscretizedLogistic(nn.Module):
         Images are floats k / 255; a value between two levels counts as the nearest.
 
     Raises:
-        ValueError: for another noise model.
+        ValueError: for another noise model; from ``log_prob`` as :class:`Bernoulli` with ``greys``.
+
+    Example:
+        >>> likelihood = DiscretizedLogistic((1, 1, 1))
+        >>> p = likelihood(torch.zeros(1, *likelihood.param_shape))
+        >>> levels = torch.arange(256).reshape(256, 1, 1, 1) / 255
+        >>> round(p.log_prob(levels).exp().sum().item(), 4)
+        1.0
     """
 
     def __init__(self, image_shape: Sequence[int], *, noise: str = "pixelwise") -> None:
@@ -333,50 +408,21 @@ class DiscretizedLogistic(nn.Module):
         self.noise = noise
         self.param_shape = (c if noise == "homoscedastic" else 2 * c, h, w)
         if noise == "homoscedastic":
-            self.log_scale = nn.Parameter(torch.empty(()))
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The learnt scale starts at 0.14, wider than it will end."""
-        if self.noise == "homoscedastic":
-            nn.init.constant_(self.log_scale, -2.0)
+            self.log_scale = nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, parameters: Tensor) -> Distribution:
-        _check_parameters(self, parameters)
+        check_parameters(self, parameters)
         if self.noise == "pixelwise":
             logits, log_scale = parameters.split(self.image_shape[0], dim=-3)
         else:
-            logits, log_scale = parameters, self.log_scale.expand_as(parameters)
+            logits, log_scale = parameters, self.log_scale
         # Scales between 0.0009 and 2.7: from a quarter of a level to wider than all of them.
-        scale = torch.exp(bounded(log_scale + 3, 4.0) - 3)
-        return Independent(
-            _DiscretizedLogistic(torch.sigmoid(logits), scale), 3, validate_args=False
-        )
-
-    def extra_repr(self) -> str:
-        return f"image_shape={self.image_shape}, noise={self.noise!r}"
+        scale = torch.exp(bounded(log_scale + 3, 4.0) - 3).expand_as(logits)
+        return _Checked(_DiscretizedLogistic(torch.sigmoid(logits), scale), 3, validate_args=False)
 
 
 def _as_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    image_shape = tuple(image_shape)
+    image_shape = as_shape(image_shape, "image_shape")
     if len(image_shape) != 3:
         raise ValueError(f"image_shape must be (C, H, W), got {image_shape}")
     return image_shape  # type: ignore[return-value]
-
-
-def _check_greys(value: Tensor, what: str) -> None:
-    """Values must lie in [0, 1], up to rounding; NaN does not."""
-    if not ((value > -1e-4) & (value < 1 + 1e-4)).all():
-        raise ValueError(
-            f"{what}, but some values lie elsewhere (smallest {float(value.min()):g}, largest "
-            f"{float(value.max()):g}). Divide bytes by 255; undo any normalization of the images."
-        )
-
-
-def _check_parameters(likelihood: nn.Module, parameters: Tensor) -> None:
-    wanted = likelihood.param_shape
-    if tuple(parameters.shape[-len(wanted) :]) != wanted:
-        raise ValueError(
-            f"{type(likelihood).__name__} expects parameters (..., {', '.join(map(str, wanted))}), "
-            f"got {tuple(parameters.shape)}; give the network out_shape=likelihood.param_shape."
-        )

@@ -2,7 +2,7 @@
 
 A network here knows nothing of probability. It maps a batch of ``in_shape`` to a batch of
 ``out_shape``; what the numbers that come out *mean* is said by the posterior or the likelihood
-that is put behind it (their ``param_shape`` is the ``out_shape`` to ask for).
+that is put behind it (its ``param_shape`` is the ``out_shape`` to ask for).
 """
 
 from __future__ import annotations
@@ -13,19 +13,33 @@ from itertools import pairwise
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vae_tutorial.spec import Part
 
 Shape = tuple[int, ...]
 
 
-def _as_shape(shape: int | Sequence[int], name: str) -> Shape:
+def as_shape(shape: int | Sequence[int], name: str) -> Shape:
+    """A shape without the batch as a tuple of positive whole numbers, or a ValueError."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
         raise ValueError(
-            f"{name} needs positive whole numbers, one an axis (without the batch), got {shape}; "
+            f"{name} needs positive whole numbers, one per axis (without the batch), got {shape}; "
             "write for example (1, 28, 28) for MNIST's images or 2 for two latent dimensions."
         )
     return shape
+
+
+def check_latent_dim(latent_dim: int) -> int:
+    """A latent dimension is a positive whole number; anything else is named in a ValueError."""
+    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
+        raise ValueError(
+            f"latent_dim must be a whole number of at least 1, got {latent_dim!r}; "
+            "2 is good for pictures of the latent space, 20 for good samples of MNIST."
+        )
+    return latent_dim
 
 
 def _check_input(x: Tensor, in_shape: Shape, network: nn.Module) -> None:
@@ -36,7 +50,7 @@ def _check_input(x: Tensor, in_shape: Shape, network: nn.Module) -> None:
         )
 
 
-class MLP(nn.Module):
+class MLP(Part):
     """A multi-layer perceptron: flatten, linear layers with an activation between, reshape.
 
     Args:
@@ -50,6 +64,10 @@ class MLP(nn.Module):
 
     Raises:
         ValueError: for a shape without positive whole numbers, or an input of another shape.
+
+    Example:
+        >>> MLP((1, 28, 28), 4, hidden=(64,))(torch.zeros(16, 1, 28, 28)).shape
+        torch.Size([16, 4])
     """
 
     def __init__(
@@ -60,10 +78,10 @@ class MLP(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.in_shape = _as_shape(in_shape, "in_shape")
-        self.out_shape = _as_shape(out_shape, "out_shape")
+        self.in_shape = as_shape(in_shape, "in_shape")
+        self.out_shape = as_shape(out_shape, "out_shape")
         widths = [prod(self.in_shape), *hidden, prod(self.out_shape)]
-        _as_shape(widths, "hidden")
+        as_shape(widths, "hidden")
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
             layers += [nn.Linear(n_in, n_out), activation()]
@@ -78,7 +96,7 @@ def _draw_he(layer: nn.Module, inputs: int) -> None:
     """He et al. (2015), equation 10: variance 2 / (inputs of a unit), biases zero.
 
     torch's own start has a sixth of that variance, and the signal shrinks with every layer. In a
-    deep encoder the posterior means then hardly differ from image to image, their noise does, and
+    deep encoder the posterior means then hardly differ between images, while their noise does, and
     a decoder that hears mostly noise learns to ignore its latents before they carry anything.
     """
     nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / inputs))
@@ -86,18 +104,28 @@ def _draw_he(layer: nn.Module, inputs: int) -> None:
 
 
 class HeLinear(nn.Linear):
-    """A linear layer that starts as in He et al. (2015)."""
+    """A linear layer that starts as in He et al. (2015).
+
+    Example:
+        >>> HeLinear(3, 2).bias.tolist()
+        [0.0, 0.0]
+    """
 
     def reset_parameters(self) -> None:
-        """Draw the weights."""
+        """Draw the weights; torch's constructor calls this."""
         _draw_he(self, self.in_features)
 
 
 class HeConv2d(nn.Conv2d):
-    """A convolution that starts as in He et al. (2015)."""
+    """A convolution that starts as in He et al. (2015).
+
+    Example:
+        >>> HeConv2d(1, 8, kernel_size=4, stride=2)(torch.zeros(1, 1, 28, 28)).shape
+        torch.Size([1, 8, 13, 13])
+    """
 
     def reset_parameters(self) -> None:
-        """Draw the weights."""
+        """Draw the weights; torch's constructor calls this."""
         _draw_he(self, self.in_channels * prod(self.kernel_size))
 
 
@@ -105,24 +133,36 @@ class HeConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution that starts as in He et al. (2015).
 
     With stride s only one in s^2 of the kernel's entries meets a given output pixel.
+
+    Example:
+        >>> HeConvTranspose2d(8, 1, kernel_size=4, stride=2)(torch.zeros(1, 8, 13, 13)).shape
+        torch.Size([1, 1, 28, 28])
     """
 
     def reset_parameters(self) -> None:
-        """Draw the weights."""
+        """Draw the weights; torch's constructor calls this."""
         _draw_he(self, max(1, self.in_channels * prod(self.kernel_size) // prod(self.stride)))
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Part):
     """Convolutions of stride 2, each halving the image, then one hidden layer.
 
     Args:
-        in_shape: (C, H, W) of one image; any size of at least 4 pixels a side.
+        in_shape: (C, H, W) of one image; at least 2^n pixels a side for n convolutions.
         out_shape: shape of the output, usually ``posterior.param_shape``.
         channels: output channels of each convolution (kernel 4, stride 2, padding 1).
         hidden: width of a fully connected layer behind the convolutions.
+        activation: the non-linearity between layers.
 
     Shape:
         ``(B, C, H, W) -> (B, *out_shape)``
+
+    Raises:
+        ValueError: for a shape that cannot be halved that often, or an input of another shape.
+
+    Example:
+        >>> ConvEncoder((3, 32, 32), 40)(torch.zeros(16, 3, 32, 32)).shape
+        torch.Size([16, 40])
     """
 
     def __init__(
@@ -135,7 +175,7 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.in_shape = _as_image_shape(in_shape, channels)
-        self.out_shape = _as_shape(out_shape, "out_shape")
+        self.out_shape = as_shape(out_shape, "out_shape")
         c, h, w = self.in_shape
         layers: list[nn.Module] = []
         for n_out in channels:
@@ -149,8 +189,8 @@ class ConvEncoder(nn.Module):
         return self.layers(x).unflatten(1, self.out_shape)
 
 
-class ConvDecoder(nn.Module):
-    """The way back: linear layers to a small image, then transposed convolutions of stride 2.
+class ConvDecoder(Part):
+    """The path back: linear layers to a small image, then transposed convolutions of stride 2.
 
     The small image is as large as :class:`ConvEncoder` with the same ``channels`` (reversed)
     would leave it; ``output_padding`` gives back the odd pixel that halving dropped.
@@ -160,9 +200,14 @@ class ConvDecoder(nn.Module):
         out_shape: (C, H, W) of the output, usually ``likelihood.param_shape``.
         channels: input channels of each transposed convolution.
         hidden: width of the fully connected layer in front.
+        activation: the non-linearity between layers.
 
     Shape:
-        ``(B, latent_dim) -> (B, C, H, W)``
+        ``(B, *in_shape) -> (B, C, H, W)``
+
+    Example:
+        >>> ConvDecoder(20, (3, 32, 32))(torch.zeros(16, 20)).shape
+        torch.Size([16, 3, 32, 32])
     """
 
     def __init__(
@@ -174,7 +219,7 @@ class ConvDecoder(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.in_shape = _as_shape(in_shape, "in_shape")
+        self.in_shape = as_shape(in_shape, "in_shape")
         self.out_shape = _as_image_shape(out_shape, channels)
         c_out, h, w = self.out_shape
         sizes = [(h, w)]
@@ -204,7 +249,7 @@ class ConvDecoder(nn.Module):
 
 
 def _as_image_shape(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int, int]:
-    shape = _as_shape(shape, "image shape")
+    shape = as_shape(shape, "image shape")
     if len(shape) != 3 or min(shape[1:]) < 2 ** len(channels):
         raise ValueError(
             f"expected an image shape (C, H, W) of at least {2 ** len(channels)} pixels a side "
@@ -214,8 +259,71 @@ def _as_image_shape(shape: Sequence[int], channels: Sequence[int]) -> tuple[int,
         raise ValueError(
             "channels is empty: name at least one convolution, e.g. channels=(32, 64)."
         )
-    _as_shape(channels, "channels")
+    as_shape(channels, "channels")
     return shape  # type: ignore[return-value]
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer some of whose weights are held at zero by a mask.
+
+    The mask is a buffer and is applied in every forward pass, so no optimizer step can fill in a
+    weight that must be zero: Germain et al. (2015), equation 8.
+
+    Args:
+        mask: (out_features, in_features), of zeros and ones.
+
+    Example:
+        >>> layer = MaskedLinear(torch.tensor([[1, 0]]))  # its output never sees the second input
+        >>> bool(layer(torch.tensor([0.0, 9.0])) == layer.bias)
+        True
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class MADE(Part):
+    """A masked autoencoder: output i of an input z depends on z_1, ..., z_(i-1) alone.
+
+    Each unit gets a degree. Input i has degree i; a hidden unit with degree m may look at units
+    of degree at most m, and output i at hidden units of degree below i: Germain et al. (2015),
+    equations 12 and 13. Degrees of hidden units go round 1, ..., D - 1, so that no draw decides
+    what can be learnt.
+
+    Args:
+        latent_dim: D.
+        outputs: how many numbers each dimension gets.
+        hidden: widths of the hidden layers.
+
+    Shape:
+        ``(..., D) -> (..., outputs, D)``
+
+    Example:
+        >>> made = MADE(3, outputs=1, hidden=(16,))
+        >>> jacobian = torch.autograd.functional.jacobian(made, torch.ones(3))  # (1, 3, 3)
+        >>> bool(jacobian.triu().any())  # does any output see its own input, or a later one?
+        False
+    """
+
+    def __init__(
+        self, latent_dim: int, outputs: int = 2, hidden: Sequence[int] = (512, 512)
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.outputs = check_latent_dim(latent_dim), outputs
+        degrees = [torch.arange(1, latent_dim + 1)]
+        degrees += [torch.arange(width) % max(1, latent_dim - 1) + 1 for width in hidden]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(degrees):
+            layers += [MaskedLinear(after[:, None] >= before), nn.ReLU()]
+        last = degrees[0].repeat(outputs)  # all first outputs, then all second ones
+        self.layers = nn.Sequential(*layers, MaskedLinear(last[:, None] > degrees[-1]))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z).unflatten(-1, (self.outputs, self.latent_dim))
 
 
 def count_parameters(module: nn.Module) -> int:

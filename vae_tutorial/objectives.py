@@ -1,9 +1,9 @@
-"""Objectives: what training makes small, in nats, one number an example.
+"""Objectives: what training makes small, in nats, one number per example.
 
 An objective takes a model and a batch and returns a dictionary of named terms, each of shape
 (B,). ``"loss"`` comes first and is what the gradient is taken of, after the mean over the batch.
 Everything is **summed** over pixels and latent dimensions and **averaged** over the batch, so the
-loss does not change with the batch size, and is a number of nats an image.
+loss does not change with the batch size, and is a number of nats per image.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from math import log, prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent, Normal
 
-from vae_tutorial.autoencoder import Autoencoder
-from vae_tutorial.priors import IndependentStandardNormal
-from vae_tutorial.vae import VAE
+from vae_tutorial.models.vae import VAE
 
 Terms = dict[str, Tensor]
 
@@ -27,14 +25,14 @@ def binary_cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
 
     -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] with y = sigmoid(logits), computed from the
     logits. For binary pixels this is exactly -log p(x|z) of a Bernoulli (Kingma & Welling 2013,
-    appendix C.1, equation 11); for greys it is the customary shortcut.
+    appendix C.1, equation 11); for greys it is the shortcut that most tutorials take.
 
     Args:
         logits: (..., C, H, W).
         x: images in [0, 1], of a shape that broadcasts with ``logits``.
 
     Returns:
-        (...), in nats an image.
+        (...), in nats per image.
     """
     logits, x = torch.broadcast_tensors(logits, x)
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((-3, -2, -1))
@@ -74,28 +72,8 @@ def kl_monte_carlo(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     return (q.log_prob(z) - p.log_prob(z)).mean(0)
 
 
-def full_gaussian_kl(mean: Tensor, scale_tril: Tensor) -> Tensor:
-    """KL(N(mean, L L') || N(0, I)) in closed form, L a Cholesky factor.
-
-    1/2 (tr(L L') + mean' mean - D) - sum_d log L_dd: the general formula for two Gaussians
-    (Rasmussen & Williams 2006, equation A.23) with a standard normal on the right. The trace is the sum of the
-    squares of L's entries.
-
-    Args:
-        mean: (..., D).
-        scale_tril: (..., D, D), lower triangular with a positive diagonal.
-
-    Returns:
-        (...), in nats; never negative.
-    """
-    squares = scale_tril.square().sum((-2, -1)) + mean.square().sum(-1) - mean.shape[-1]
-    return 0.5 * squares - scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
 def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     """KL(q || p), shape (B,): in closed form where there is one, else by Monte Carlo over z."""
-    if isinstance(q, MultivariateNormal) and isinstance(p, IndependentStandardNormal):
-        return full_gaussian_kl(q.mean, q.scale_tril)
     try:
         kl = torch.distributions.kl_divergence(q, p)
     except NotImplementedError:
@@ -117,7 +95,7 @@ def kl_per_dimension(q: Distribution) -> Tensor:
     """
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
         raise ValueError(
-            "the KL term splits into one number a dimension for a mean-field Gaussian only, got "
+            "the KL term splits into one number per dimension for a mean-field Gaussian only, got "
             f"{type(q).__name__}; use posteriors.MeanFieldGaussian, or kl_divergence for the whole."
         )
     mean, scale = q.base_dist.mean, q.base_dist.stddev
@@ -138,18 +116,30 @@ def elbo(vae: VAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:
         x: images (B, C, H, W) in [0, 1].
         beta: weight of the KL term in the loss (Higgins et al. 2017). At 1 the loss is the
             negative ELBO; anything else is an objective, not a bound to be quoted.
-        samples: S, how many z are drawn for an image.
+        samples: S, how many z are drawn for each image.
 
     Returns:
-        ``loss`` = ``reconstruction`` + beta * ``kl``, each of shape (B,), in nats an image.
+        ``loss`` = ``reconstruction`` + beta * ``kl``, and ``negative_elbo``, their plain sum; each
+        of shape (B,), in nats per image.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    q = vae.encoder(x)  # batch (B,), event (D,)
-    z = q.rsample((samples,))  # (S, B, D), differentiable in the parameters of q
+    q, z = _posterior_sample(vae, x, samples)
     reconstruction = -vae.decoder(z).log_prob(x).mean(0)  # (S, B) -> (B,)
     kl = kl_divergence(q, vae.prior(), z)  # (B,)
-    return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}
+    return _terms(reconstruction + beta * kl, reconstruction, kl)
+
+
+def _posterior_sample(vae: VAE, x: Tensor, samples: int) -> tuple[Distribution, Tensor]:
+    """q(z|x), batch (B,) and event (D,), and z (S, B, D), differentiable in the parameters of q."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    q = vae.encoder(x)
+    return q, q.rsample((samples,))
+
+
+def _terms(loss: Tensor, reconstruction: Tensor, kl: Tensor, **more: Tensor) -> Terms:
+    """What is trained, the bound whatever was trained, and its two parts."""
+    bound = {"negative_elbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+    return {"loss": loss} | bound | more
 
 
 def free_bits_elbo(
@@ -158,7 +148,7 @@ def free_bits_elbo(
     """The negative ELBO with a part of each dimension's KL term for free.
 
     reconstruction + beta * sum_d max(free_nats, mean over the batch of KL_d), Kingma et al.
-    (2016), appendix on free bits, with one group a dimension. Below ``free_nats`` a dimension's KL
+    (2016), appendix on free bits, with one group per dimension. Below ``free_nats`` a dimension's KL
     has no gradient: nothing presses a posterior the last way into the prior.
 
     Args:
@@ -169,20 +159,16 @@ def free_bits_elbo(
         samples: S.
 
     Returns:
-        ``loss``, ``reconstruction``, ``kl`` (the true one) and ``free_kl`` (the one in the loss, the
-        same for every image of a batch), each (B,), in nats an image.
+        ``loss``, ``negative_elbo``, ``reconstruction``, ``kl`` (the true one) and ``free_kl`` (the
+        one in the loss, the same for every image of a batch), each (B,), in nats per image.
     """
     if not free_nats >= 0:
         raise ValueError(f"free_nats must not be negative, got {free_nats}; 0 is the plain ELBO")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    q = vae.encoder(x)
-    z = q.rsample((samples,))  # (S, B, D)
+    q, z = _posterior_sample(vae, x, samples)
     reconstruction = -vae.decoder(z).log_prob(x).mean(0)  # (S, B) -> (B,)
     kl = kl_per_dimension(q)  # (B, D)
     free_kl = kl.mean(0).clamp(min=free_nats).sum().expand(len(x))
-    loss = reconstruction + beta * free_kl
-    return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1), "free_kl": free_kl}
+    return _terms(reconstruction + beta * free_kl, reconstruction, kl.sum(-1), free_kl=free_kl)
 
 
 def beta_nll_elbo(
@@ -203,15 +189,13 @@ def beta_nll_elbo(
         samples: S.
 
     Returns:
-        ``loss`` = ``weighted`` + beta * ``kl``; ``weighted`` is the reconstruction term as trained (no log
-        of a density), ``reconstruction`` the plain -log p(x|z) in nats. Each (B,).
+        ``loss`` = ``weighted`` + beta * ``kl``; ``weighted`` is the reconstruction term as trained
+        (no log of a density), ``reconstruction`` the plain -log p(x|z) in nats; ``negative_elbo``,
+        ``kl``. Each (B,).
     """
     if not 0 <= nll_beta <= 1:
         raise ValueError(f"nll_beta must lie in [0, 1], got {nll_beta}; 0 is the plain ELBO")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    q = vae.encoder(x)
-    z = q.rsample((samples,))  # (S, B, D)
+    q, z = _posterior_sample(vae, x, samples)
     p = vae.decoder(z)
     if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
         raise ValueError(
@@ -219,24 +203,15 @@ def beta_nll_elbo(
             f"decoder that answers with {p}; use likelihoods.Gaussian(image_shape, noise='pixelwise')."
         )
     nll = -p.base_dist.log_prob(x)  # (S, B, C, H, W)
+    pixels = tuple(range(2, nll.ndim))
     weight = p.base_dist.variance.detach() ** nll_beta
-    weighted = (weight * nll).sum((-3, -2, -1)).mean(0)
+    weighted = (weight * nll).sum(pixels).mean(0)
     kl = kl_divergence(q, vae.prior(), z)
-    return {
-        "loss": weighted + beta * kl,
-        "weighted": weighted,
-        "reconstruction": nll.sum((-3, -2, -1)).mean(0),
-        "kl": kl,
-    }
-
-
-def reconstruction_error(model: Autoencoder, x: Tensor) -> Terms:
-    """The plain autoencoder's loss: -log p(x|z) at the one code z of x, shape (B,), in nats."""
-    return {"loss": -model.decoder(model.encode(x)).log_prob(x)}
+    return _terms(weighted + beta * kl, nll.sum(pixels).mean(0), kl, weighted=weighted)
 
 
 def bits_per_dimension(nats: float | Tensor, image_shape: tuple[int, ...]) -> float | Tensor:
-    """Nats an image to bits a pixel and channel: divide by (number of dimensions times ln 2).
+    """Nats per image to bits per pixel and channel: divide by (number of dimensions times ln 2).
 
     Only for a likelihood of the 8-bit values themselves do these compare with published bits per
     dimension; see the chapter on likelihoods in the literature, e.g. Theis et al. (2016).

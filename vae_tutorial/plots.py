@@ -1,21 +1,23 @@
 """Every figure of the book: data in, a matplotlib ``Figure`` out; nothing here trains or draws.
 
 Figures are made without pyplot's global state. So a notebook shows one by ending a cell with the
-call, and nothing is shown twice.
+call, and nothing is shown twice. Data may be tensors, with a gradient or without, or arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+from scipy.stats import norm
 from torch import Tensor
 
-from vae_tutorial.style import (  # noqa: F401 (parts of this room, kept in one of their own)
+from vae_tutorial.style import (  # noqa: F401 (chapters find all of these here)
     ACCENT,
     DIVERGING,
     HELD_OUT,
@@ -26,11 +28,14 @@ from vae_tutorial.style import (  # noqa: F401 (parts of this room, kept in one 
     WIDTH,
     figure,
     mosaic,
+    numbers,
     show_image,
     to_array,
     to_png,
     use_style,
 )
+
+AXIS_NAMES = ("$z_1$", "$z_2$")
 
 
 def image_grid(
@@ -39,8 +44,11 @@ def image_grid(
     """A sheet of images, row by row.
 
     Args:
-        images: (N, C, H, W).
+        images: (N, C, H, W), N at least 1.
         columns: how many in a row.
+
+    >>> image_grid(np.zeros((6, 1, 28, 28)), columns=3).axes[0].images[0].get_array().shape
+    (57, 86)
     """
     sheet = mosaic(images, columns)
     fig = figure(width, width * sheet.shape[0] / sheet.shape[1] + (0.35 if title else 0.05))
@@ -56,6 +64,10 @@ def image_rows(rows: Mapping[str, Tensor | np.ndarray], *, width: float = WIDTH)
     Args:
         rows: name to images (N, C, H, W), the same N throughout. (C, H, W) may differ from row to
             row.
+
+    >>> fig = image_rows({"grey": np.zeros((4, 1, 9, 9)), "colour": np.zeros((4, 3, 9, 9))})
+    >>> [ax.get_ylabel() for ax in fig.axes]
+    ['grey', 'colour']
     """
     counts = {name: len(images) for name, images in rows.items()}
     if len(set(counts.values())) != 1:
@@ -67,14 +79,25 @@ def image_rows(rows: Mapping[str, Tensor | np.ndarray], *, width: float = WIDTH)
     fig.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0, wspace=0)
     axes = fig.subplots(len(rows), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for ax, (name, sheet) in zip(axes, sheets.items(), strict=True):
-        show_image(ax, sheet)
-        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
+        _named_image(ax, sheet, name)
     return fig
 
 
+def _named_image(ax: Axes, sheet: np.ndarray, name: str) -> None:
+    """One array of greys or colours, its name on the left."""
+    show_image(ax, sheet)
+    ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
+
+
+def _side_by_side(n: int, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with ``n`` axes in one row."""
+    fig = figure(width, height)
+    return fig, fig.subplots(1, n, squeeze=False)[0]
+
+
 def manifold(
-    images: Tensor, *, ticks: Sequence[float] | None = None, title: str = "", ax: Axes | None = None,
-    labels: tuple[str, str] = ("$z_1$", "$z_2$"), width: float = WIDTH,
+    images: Tensor, *, ticks: Sequence[float] | None = None, title: str = "",
+    ax: Axes | None = None, labels: tuple[str, str] = AXIS_NAMES, width: float = WIDTH,
 ) -> Figure:  # fmt: skip
     """Decoded images of a grid over the latent plane, drawn as one sheet with axes.
 
@@ -86,28 +109,25 @@ def manifold(
     """
     n = len(images)
     sheet = mosaic(images.flatten(0, 1), n, gap=0)
-    fig = figure(width, width) if ax is None else ax.figure
-    ax = fig.subplots() if ax is None else ax
-    ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none")
-    ax.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
-    ax.spines[:].set_visible(False)
+    ax = ax or figure(width, width).subplots()
+    show_image(ax, sheet)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
     if ticks is not None:
         shown = np.unique(np.linspace(0, n - 1, 5).round().astype(int))
-        cell = sheet.shape[0] / n
+        height, width = sheet.shape[0] / n, sheet.shape[1] / n  # of an image
         text = [f"{float(ticks[i]):.1f}".replace("-", "\N{MINUS SIGN}") for i in shown]
-        ax.set_xticks((shown + 0.5) * cell - 0.5, text)
-        ax.set_yticks((n - 1 - shown + 0.5) * cell - 0.5, text)
+        ax.set_xticks((shown + 0.5) * width - 0.5, text)
+        ax.set_yticks((n - 1 - shown + 0.5) * height - 0.5, text)
         ax.tick_params(length=3)
     ax.set_title(title)
-    return fig
+    return ax.figure
 
 
 def manifolds(
     panels: Mapping[str, tuple[Tensor, Sequence[float]]], *, width: float = 11.0
 ) -> Figure:
     """Several :func:`manifold` sheets side by side: title to (images, ticks)."""
-    fig = figure(width, width / len(panels) + 0.35)
-    axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    fig, axes = _side_by_side(len(panels), width, width / len(panels) + 0.35)
     for ax, (title, (images, ticks)) in zip(axes, panels.items(), strict=True):
         manifold(images, ticks=ticks, title=title, ax=ax)
     return fig
@@ -117,10 +137,10 @@ def loss_curves(
     history: pd.DataFrame, terms: Sequence[str] = ("loss", "reconstruction", "kl"), *,
     names: Mapping[str, str] | None = None, skip: int = 0,
 ) -> Figure:  # fmt: skip
-    """One panel a term: training and held-out images over the epochs.
+    """One panel per term: training and held-out examples over the epochs.
 
     Args:
-        history: what :func:`~vae_tutorial.training.fit` returned.
+        history: what :func:`~vae_tutorial.fit.fit` returned.
         terms: the history's columns to show.
         names: nicer titles for them.
         skip: leave out the first epochs, whose loss would flatten the rest.
@@ -128,8 +148,7 @@ def loss_curves(
     titles = {"loss": "Negative ELBO", "reconstruction": "Reconstruction term", "kl": "KL term"}
     titles |= names or {}
     rows = history[(history.scope == "epoch") & (history.epoch > skip)]
-    fig = figure(3.4 * len(terms) + 0.6, 3.3)
-    axes = fig.subplots(1, len(terms), squeeze=False)[0]
+    fig, axes = _side_by_side(len(terms), 3.4 * len(terms) + 0.6, 3.3)
     for ax, term in zip(axes, terms, strict=True):
         for split, colour, line in (("train", TRAIN, "-"), ("held-out", HELD_OUT, "--")):
             part = rows[rows.split == split]
@@ -142,9 +161,10 @@ def loss_curves(
 
 
 def latent_scatter(
-    codes: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, classes: Sequence[str] = tuple("0123456789"),
-    title: str = "", limit: float | None = None, axis_names: tuple[str, str] | None = ("$z_1$", "$z_2$"),
-    ax: Axes | None = None, legend: bool = True, size: float = 5.0,
+    codes: Tensor | np.ndarray, labels: Tensor | np.ndarray, *,
+    classes: Sequence[str] = tuple("0123456789"), title: str = "", limit: float | None = None,
+    axis_names: tuple[str, str] | None = AXIS_NAMES, ax: Axes | None = None, legend: bool = True,
+    size: float = 5.0,
 ) -> Figure:  # fmt: skip
     """Codes in the plane, coloured by class, each class named at its median.
 
@@ -155,20 +175,18 @@ def latent_scatter(
         axis_names: ``None`` hides the axes, for embeddings whose units mean nothing.
         ax: draw here, in an existing figure.
     """
-    codes, labels = np.asarray(codes), np.asarray(labels)
+    codes, labels = numbers(codes), numbers(labels)
     if codes.ndim != 2 or codes.shape[1] != 2:
         raise ValueError(f"codes must be (N, 2), got {codes.shape}; embed them first (PCA, t-SNE)")
-    fig = figure(6.4, 5.8) if ax is None else ax.figure
-    ax = fig.subplots() if ax is None else ax
+    ax = ax or figure(6.4, 5.8).subplots()
     # One call in the order given: class by class, the last class would hide the others.
     colours = np.array(PALETTE)[labels % len(PALETTE)]
     ax.scatter(*codes.T, c=colours, s=size, alpha=0.65, linewidths=0, rasterized=True)
-    for k in np.unique(labels):
-        x, y = np.median(codes[labels == k], axis=0)
-        ax.text(
-            x, y, classes[k], ha="center", va="center", fontsize=12, weight="bold", color="white", clip_on=True,
-            bbox={"boxstyle": "circle,pad=0.22", "fc": PALETTE[k % 10], "ec": "white", "lw": 1.2},
-        )  # fmt: skip
+    badge = {"ha": "center", "va": "center", "fontsize": 12, "weight": "bold", "color": "white"}
+    present = {k: PALETTE[k % 10] for k in np.unique(labels)}
+    for k, colour in present.items():
+        box = {"boxstyle": "circle,pad=0.22", "fc": colour, "ec": "white", "lw": 1.2}
+        ax.text(*np.median(codes[labels == k], axis=0), classes[k], **badge, clip_on=True, bbox=box)
     if limit is not None:
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
     ax.set_aspect("equal", adjustable="box" if limit is not None else "datalim")
@@ -179,43 +197,51 @@ def latent_scatter(
         ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
     ax.set_title(title)
     if legend and max(len(c) for c in classes) > 2:  # digits are named by their badges alone
-        handles = [
-            mpl.lines.Line2D([], [], marker="o", ls="", color=PALETTE[k % 10])
-            for k in np.unique(labels)
-        ]
-        ax.legend(
-            handles,
-            [classes[k] for k in np.unique(labels)],
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-        )
-    return fig
+        handles = [Line2D([], [], marker="o", ls="", color=colour) for colour in present.values()]
+        shown = [classes[k] for k in present]
+        ax.legend(handles, shown, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax.figure
 
 
 def latent_scatters(
-    panels: Mapping[str, Tensor | np.ndarray],
-    labels: Tensor | np.ndarray,
-    *,
-    width: float = 11.0,
-    **kwargs,
-) -> Figure:
-    """Several :func:`latent_scatter` side by side: title to codes (N, 2) of the same images."""
-    fig = figure(width, width / len(panels) + 0.2)
-    axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    panels: Mapping[str, Tensor | np.ndarray], labels: Tensor | np.ndarray, *,
+    width: float = 11.0, **kwargs,
+) -> Figure:  # fmt: skip
+    """Several :func:`latent_scatter` side by side: title to codes (N, 2) of the same examples."""
+    fig, axes = _side_by_side(len(panels), width, width / len(panels) + 0.2)
     for ax, (title, codes) in zip(axes, panels.items(), strict=True):
         latent_scatter(codes, labels, title=title, ax=ax, legend=ax is axes[-1], **kwargs)
     return fig
 
 
+def _circles(ax: Axes, radii: Sequence[float], **style) -> None:
+    for radius in radii:
+        ax.add_patch(Circle((0, 0), radius, fill=False, ls="--", **style))
+
+
 def prior_circles(fig: Figure) -> Figure:
-    """On a latent scatter: the circles that hold 39%, 86% and 99% of a 2-D standard normal."""
+    """On a latent scatter: the circles that hold 39%, 86% and 99% of a 2-D standard normal.
+
+    >>> fig = prior_circles(latent_scatter(np.eye(2), np.array([0, 1])))
+    >>> [f"{1 - np.exp(-(circle.radius**2) / 2):.0%}" for circle in fig.axes[0].patches]
+    ['39%', '86%', '99%']
+    """
     for ax in fig.axes:
-        for radius in (1, 2, 3):
-            circle = mpl.patches.Circle(
-                (0, 0), radius, fill=False, ec=INK, lw=1, ls="--", alpha=0.7
-            )
-            ax.add_patch(circle)
+        _circles(ax, (1, 2, 3), ec=INK, lw=1, alpha=0.7)
     return fig
+
+
+def _histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **style) -> None:
+    """The density of (N,) numbers; those beyond the edges are counted in the last bins."""
+    ax.hist(values.clip(edges[0], edges[-1]), edges, density=True, lw=0, **style)
+
+
+def _standard_normal(ax: Axes, limit: float) -> None:
+    """The density of N(0, 1) as a line, on an axes whose height needs no numbers."""
+    grid = np.linspace(-limit, limit, 200)
+    ax.plot(grid, norm.pdf(grid), color=INK, lw=1.3, label="standard normal")
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
 
 
 def marginals(
@@ -225,26 +251,26 @@ def marginals(
 
     Args:
         codes: name to codes (N, D), the same D throughout.
-        columns: panels a row.
+        columns: panels in a row.
         limit: the axis runs from -limit to limit; codes beyond it are counted in the last bin.
+        bins: the edges of the bins, both ends counted.
+
+    >>> sum(ax.get_visible() for ax in marginals({"codes": np.zeros((9, 3))}, columns=2).axes)
+    3
     """
-    d = next(iter(codes.values())).shape[1]
+    arrays = {name: numbers(code) for name, code in codes.items()}
+    d = next(iter(arrays.values())).shape[1]
     rows = -(-d // columns)
     fig = figure(WIDTH * 1.3, 1.45 * rows + 0.7)
     axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    edges = np.linspace(-limit, limit, bins)
-    grid = np.linspace(-limit, limit, 200)
-    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
     for i, ax in enumerate(axes):
         ax.set_visible(i < d)
         if i >= d:
             continue
-        for (name, code), colour in zip(codes.items(), (TRAIN, HELD_OUT), strict=False):
-            values = code[:, i].numpy().clip(-limit, limit)
-            ax.hist(values, edges, density=True, color=colour, alpha=0.55, lw=0, label=name)
-        ax.plot(grid, density, color=INK, lw=1.3, label="standard normal")
-        ax.set_yticks([])
-        ax.spines["left"].set_visible(False)
+        for (name, code), colour in zip(arrays.items(), PALETTE, strict=False):
+            edges = np.linspace(-limit, limit, bins)
+            _histogram(ax, code[:, i], edges, color=colour, alpha=0.55, label=name)
+        _standard_normal(ax, limit)
         ax.set_title(f"$z_{{{i + 1}}}$", fontsize=10.5, y=0.72, x=0.03)
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper center", ncols=len(handles))
@@ -252,13 +278,9 @@ def marginals(
 
 
 def pair_plot(
-    codes: Tensor,
-    dimensions: Sequence[int],
-    *,
-    title: str = "",
-    limit: float = 4.0,
+    codes: Tensor, dimensions: Sequence[int], *, title: str = "", limit: float = 4.0,
     width: float = WIDTH,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Two-dimensional histograms of every pair of the named dimensions, marginals on the diagonal.
 
     Args:
@@ -266,45 +288,28 @@ def pair_plot(
         dimensions: which of the D, counted from 0.
         limit: the axes run from -limit to limit.
     """
-    k = len(dimensions)
-    array = codes.numpy()
+    last, array = len(dimensions) - 1, numbers(codes)
     fig = figure(width, width * 0.97)
-    axes = fig.subplots(k, k, sharex=True, squeeze=False)
-    edges = np.linspace(-limit, limit, 46)
-    grid = np.linspace(-limit, limit, 200)
-    for row, i in enumerate(dimensions):
-        for col, j in enumerate(dimensions):
-            ax = axes[row, col]
-            ax.set(xticks=[-limit / 2, 0, limit / 2])
-            if col > row:
-                ax.set_visible(False)
-                continue
-            if row == col:
-                ax.hist(
-                    array[:, i].clip(-limit, limit),
-                    edges,
-                    density=True,
-                    color=TRAIN,
-                    alpha=0.6,
-                    lw=0,
-                )
-                ax.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color=INK, lw=1.3)
-                ax.set(yticks=[])
-                ax.spines["left"].set_visible(False)
-            else:
-                ax.hist2d(
-                    array[:, j], array[:, i], [edges, edges], cmap=SEQUENTIAL, rasterized=True
-                )
-                for radius in (1, 2):
-                    ax.add_patch(
-                        mpl.patches.Circle((0, 0), radius, fill=False, ec="white", lw=0.8, ls="--")
-                    )
-                ax.set(ylim=(-limit, limit), yticks=[-limit / 2, 0, limit / 2] if col == 0 else [])
-            ax.set_xlim(-limit, limit)
-            if row == k - 1:
-                ax.set_xlabel(f"$z_{{{j + 1}}}$")
-            if col == 0 and row > 0:
-                ax.set_ylabel(f"$z_{{{i + 1}}}$")
+    axes = fig.subplots(last + 1, last + 1, sharex=True, squeeze=False)
+    edges, ticks = np.linspace(-limit, limit, 46), [-limit / 2, 0, limit / 2]
+    for (row, col), ax in np.ndenumerate(axes):
+        ax.set(xticks=ticks)
+        i, j = dimensions[row], dimensions[col]
+        if col > row:
+            ax.set_visible(False)
+            continue
+        if row == col:
+            _histogram(ax, array[:, i], edges, color=TRAIN, alpha=0.6)
+            _standard_normal(ax, limit)
+        else:
+            ax.hist2d(*array[:, [j, i]].T, [edges, edges], cmap=SEQUENTIAL, rasterized=True)
+            _circles(ax, (1, 2), ec="white", lw=0.8)
+            ax.set(ylim=(-limit, limit), yticks=ticks if col == 0 else [])
+        ax.set_xlim(-limit, limit)
+        if row == last:
+            ax.set_xlabel(f"$z_{{{j + 1}}}$")
+        if col == 0 and row > 0:
+            ax.set_ylabel(f"$z_{{{i + 1}}}$")
     if title:
         fig.suptitle(title, x=0.02, ha="left", weight="bold", fontsize=12)
     return fig
@@ -313,13 +318,16 @@ def pair_plot(
 def bars(
     values: Mapping[str, float] | pd.Series, *, xlabel: str, title: str = "", fmt: str = "%.1f"
 ) -> Figure:
-    """Horizontal bars with their values written at the end."""
+    """Horizontal bars with their values written at the end.
+
+    >>> [text.get_text() for text in bars({"a": 1, "b": 2}, xlabel="nats").axes[0].texts]
+    ['1.0', '2.0']
+    """
     names = list(values.keys())
     fig = figure(WIDTH, 0.5 * len(names) + 1.1)
     ax = fig.subplots()
-    drawn = ax.barh(
-        names, [float(values[n]) for n in names], color=PALETTE[: len(names)], height=0.62
-    )
+    lengths = [float(numbers(values[name])) for name in names]
+    drawn = ax.barh(names, lengths, color=PALETTE[: len(names)], height=0.62)
     ax.bar_label(drawn, fmt=fmt, padding=5)
     ax.invert_yaxis()
     ax.margins(x=0.12)
@@ -335,33 +343,30 @@ def pipeline(
     """One image on its way through several VAEs, a row each: image, latents, mean, uncertainty.
 
     Args:
-        rows: name to a mapping with ``image`` (C, H, W), what the encoder saw; ``z_mean``, ``z_std`` and
-            ``z``, each (D,), the posterior and one sample of it; ``mean`` and ``std``, each
-            (C, H, W), of the likelihood at that sample.
+        rows: name to a mapping with ``image`` (C, H, W), what the encoder saw; ``z_mean``,
+            ``z_std`` and ``z``, each (D,), the posterior and one sample of it; ``mean`` and
+            ``std``, each (C, H, W), of the likelihood at that sample.
         largest_std: where the colour bar of the standard deviations ends; larger ones get its last
             colour.
     """
-    height = width * 0.155
-    fig = figure(width, height * len(rows) + 0.75)
+    fig = figure(width, width * 0.155 * len(rows) + 0.75)
     axes = fig.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 2.6, 1, 1))
     titles = ("image", "sample of $q(z\\mid x)$, one bar a latent", "mean", "std. deviation")
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=11)
-    limit = max(3.0, *(float(row["z"].abs().max()) for row in rows.values())) * 1.05
-    for (name, row), line in zip(rows.items(), axes, strict=True):
-        show_image(line[0], to_array(row["image"]))
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
+    rows = {name: {key: numbers(value) for key, value in row.items()} for name, row in rows.items()}
+    limit = max(3.0, *(float(abs(row["z"]).max()) for row in rows.values())) * 1.05
+    for (name, row), (image, latents, mean, std) in zip(rows.items(), axes, strict=True):
+        _named_image(image, to_array(row["image"]), name)
         d = np.arange(1, len(row["z"]) + 1)
-        line[1].bar(d, row["z"], color=TRAIN, alpha=0.75, width=0.72)
-        line[1].errorbar(d, row["z_mean"], row["z_std"], fmt="none", ecolor=INK, elinewidth=1.4)
-        line[1].axhline(0, color=INK, lw=0.8)
-        line[1].set(ylim=(-limit, limit), xticks=[], yticks=[-2, 0, 2], box_aspect=1 / 2.6)
-        line[1].spines["bottom"].set_visible(False)
-        show_image(line[2], to_array(row["mean"]))
-        std = row["std"].mean(0)  # over channels: (H, W)
-        shown = line[3].imshow(std, cmap=SEQUENTIAL, vmin=0, vmax=largest_std)
-        line[3].set(xticks=[], yticks=[])
-        line[3].spines[:].set_visible(False)
+        latents.bar(d, row["z"], color=TRAIN, alpha=0.75, width=0.72)
+        latents.errorbar(d, row["z_mean"], row["z_std"], fmt="none", ecolor=INK, elinewidth=1.4)
+        latents.axhline(0, color=INK, lw=0.8)
+        latents.set(ylim=(-limit, limit), xticks=[], yticks=[-2, 0, 2], box_aspect=1 / 2.6)
+        latents.spines["bottom"].set_visible(False)
+        show_image(mean, to_array(row["mean"]))
+        over_channels = row["std"].mean(0)  # (H, W)
+        shown = show_image(std, over_channels, cmap=SEQUENTIAL, vmax=largest_std)
     axes[-1, 1].set_xlabel("whiskers: mean and one standard deviation of $q$", fontsize=10.5)
     shrink = min(1.0, 2.6 / len(rows))
     bar = fig.colorbar(shown, ax=axes[:, 3], shrink=shrink, aspect=14, extend="max")
@@ -376,15 +381,14 @@ def calibration_curves(
     """Predicted standard deviations against root mean squared errors, both axes logarithmic.
 
     Args:
-        curves: name to what :func:`~vae_tutorial.evaluation.calibration` answers.
+        curves: name to what :func:`~vae_tutorial.evaluate.calibration` answers.
         smallest: where both axes begin; what lies below is cut off.
     """
     fig = figure(width, 5.0)
     ax = fig.subplots()
-    markers = "osD^vP"
     for i, (name, curve) in enumerate(curves.items()):
-        x, y = (np.sqrt(np.asarray(curve[key])) for key in ("predicted", "actual"))
-        style = {"marker": markers[i % 6], "color": PALETTE[i % 10], "lw": 1.5, "ms": 8 - 0.5 * i}
+        x, y = (np.sqrt(numbers(curve[key])) for key in ("predicted", "actual"))
+        style = {"marker": "osD^vP"[i % 6], "color": PALETTE[i % 10], "lw": 1.5, "ms": 8 - 0.5 * i}
         ax.plot(x, y.clip(smallest / 10), **style, label=name, zorder=4 - 0.1 * i)
     ax.plot([smallest, 1], [smallest, 1], color=INK, ls="--", lw=1.3, label="calibrated")
     ax.set(xscale="log", yscale="log", title=title, xlim=(smallest, 1), ylim=(smallest, 1))
@@ -394,5 +398,5 @@ def calibration_curves(
 
 
 def save(fig: Figure, path, *, dpi: int = 200) -> None:
-    """Write a figure as PNG; ``torch`` and time leave no trace in the bytes."""
+    """Write a figure as PNG: the same figure, the same bytes, as no version or time is written."""
     fig.savefig(path, dpi=dpi, metadata={"Software": None}, bbox_inches="tight")

@@ -6,15 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-
-def check_latent_dim(latent_dim: int) -> int:
-    """A latent dimension is a positive whole number; anything else is named in a ValueError."""
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-        raise ValueError(
-            f"latent_dim must be a whole number of at least 1, got {latent_dim!r}; "
-            "2 is good for pictures of the latent space, 20 for good samples of MNIST."
-        )
-    return latent_dim
+from vae_tutorial.networks import check_latent_dim
+from vae_tutorial.spec import Part
 
 
 def bounded(value: Tensor, bound: float | None) -> Tensor:
@@ -27,8 +20,25 @@ def bounded(value: Tensor, bound: float | None) -> Tensor:
     return value if bound is None else bound * torch.tanh(value / bound)
 
 
-class MeanFieldGaussian(nn.Module):
-    """The mean-field Gaussian posterior: one mean and one variance a latent dimension.
+def check_bound(bound: float | None, name: str) -> float | None:
+    """A bound is a positive number, or None for no bound; anything else is a ValueError."""
+    if bound is not None and not bound > 0:
+        raise ValueError(f"{name} must be positive or None, got {bound}")
+    return bound
+
+
+def check_parameters(head: nn.Module, parameters: Tensor) -> None:
+    """Parameters must end in the ``param_shape`` of the posterior or likelihood that reads them."""
+    wanted = tuple(head.param_shape)
+    if tuple(parameters.shape[-len(wanted) :]) != wanted:
+        raise ValueError(
+            f"{type(head).__name__} needs parameters (..., {', '.join(map(str, wanted))}), got "
+            f"{tuple(parameters.shape)}; build the network with out_shape={wanted}, its param_shape."
+        )
+
+
+class MeanFieldGaussian(Part):
+    """The mean-field Gaussian posterior: one mean and one variance per latent dimension.
 
     q(z|x) = N(z; mu(x), diag(sigma(x)^2)), Kingma & Welling (2013), equation 9. The network gives
     ``2 * latent_dim`` numbers: first the means, then the **log-variances** log sigma^2. That is
@@ -43,33 +53,48 @@ class MeanFieldGaussian(nn.Module):
 
     Shape:
         parameters ``(B, 2 * latent_dim)`` to a distribution with batch shape ``(B,)`` and event
-        shape ``(latent_dim,)``: ``log_prob`` is one number an example, in nats.
+        shape ``(latent_dim,)``: ``log_prob`` is one number per example, in nats.
+
+    Raises:
+        ValueError: for a latent dimension or a bound that is none, or parameters of another shape.
+
+    Example:
+        >>> q = MeanFieldGaussian(2)(torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+        >>> q.mean, q.stddev
+        (tensor([[ 1., -1.]]), tensor([[1., 1.]]))
     """
 
     def __init__(self, latent_dim: int, log_variance_bound: float | None = 10.0) -> None:
         super().__init__()
         self.latent_dim = check_latent_dim(latent_dim)
-        self.log_variance_bound = _check_bound(log_variance_bound)
+        self.log_variance_bound = check_bound(log_variance_bound, "log_variance_bound")
         self.param_shape = (2 * latent_dim,)
 
     def forward(self, parameters: Tensor) -> Distribution:
-        _check_parameters(self, parameters)
+        check_parameters(self, parameters)
         mean, log_variance = parameters.chunk(2, dim=-1)  # each (B, D)
         scale = torch.exp(0.5 * bounded(log_variance, self.log_variance_bound))
         # Validation would stop a diverging run with torch's own message; `fit` looks at every
         # loss and says which step and which term went wrong.
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
-    def extra_repr(self) -> str:
-        return f"latent_dim={self.latent_dim}, log_variance_bound={self.log_variance_bound}"
+
+class _MultivariateNormal(MultivariateNormal):
+    """Its density is computed in float32 at least: no CPU solves triangular systems in float16."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        dtype = torch.promote_types(torch.result_type(self.loc, value), torch.float32)
+        tril = self._unbroadcasted_scale_tril.to(dtype)
+        wide = MultivariateNormal(self.loc.to(dtype), scale_tril=tril, validate_args=False)
+        return wide.log_prob(value.to(dtype))
 
 
-class FullCovarianceGaussian(nn.Module):
+class FullCovarianceGaussian(Part):
     """The full-covariance Gaussian posterior: latents may depend on each other, given the image.
 
     q(z|x) = N(z; mu(x), L(x) L(x)'), with L lower triangular and a positive diagonal (the Cholesky
-    factor of the covariance; Kingma & Welling 2019, section 2.5.1). Every
-    covariance matrix has exactly one such factor, so nothing is lost and nothing is counted twice.
+    factor of the covariance; Kingma & Welling 2019, section 2.5.1). Every covariance matrix has
+    exactly one such factor, so nothing is lost and nothing is counted twice.
 
     The network gives ``latent_dim`` means, then ``latent_dim`` log-variances v, then the
     D (D - 1) / 2 entries below the diagonal, row by row. The diagonal of L is exp(v / 2). An entry
@@ -83,16 +108,22 @@ class FullCovarianceGaussian(nn.Module):
     Shape:
         parameters ``(B, D + D (D + 1) / 2)`` to a distribution with batch shape ``(B,)`` and event
         shape ``(D,)``.
+
+    Example:
+        >>> q = FullCovarianceGaussian(2)(torch.tensor([[0.0, 0.0, 0.0, 0.0, 3.0]]))
+        >>> q.scale_tril
+        tensor([[[1., 0.],
+                 [3., 1.]]])
     """
 
     def __init__(self, latent_dim: int, log_variance_bound: float | None = 10.0) -> None:
         super().__init__()
         self.latent_dim = check_latent_dim(latent_dim)
-        self.log_variance_bound = _check_bound(log_variance_bound)
+        self.log_variance_bound = check_bound(log_variance_bound, "log_variance_bound")
         self.param_shape = (latent_dim + latent_dim * (latent_dim + 1) // 2,)
 
     def forward(self, parameters: Tensor) -> Distribution:
-        _check_parameters(self, parameters)
+        check_parameters(self, parameters)
         d = self.latent_dim
         mean, log_variance, below = parameters.split([d, d, d * (d - 1) // 2], dim=-1)
         diagonal = torch.exp(0.5 * bounded(log_variance, self.log_variance_bound))  # (B, D)
@@ -100,22 +131,4 @@ class FullCovarianceGaussian(nn.Module):
         row, column = torch.tril_indices(d, d, offset=-1, device=parameters.device)
         unit[..., row, column] = below
         scale_tril = diagonal.unsqueeze(-1) * unit  # each row by its diagonal entry
-        return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
-
-    def extra_repr(self) -> str:
-        return f"latent_dim={self.latent_dim}, log_variance_bound={self.log_variance_bound}"
-
-
-def _check_bound(bound: float | None) -> float | None:
-    if bound is not None and not bound > 0:
-        raise ValueError(f"log_variance_bound must be positive or None, got {bound}")
-    return bound
-
-
-def _check_parameters(posterior: nn.Module, parameters: Tensor) -> None:
-    if parameters.shape[-1:] != posterior.param_shape:
-        raise ValueError(
-            f"{type(posterior).__name__}(latent_dim={posterior.latent_dim}) needs "
-            f"{posterior.param_shape[0]} numbers an example, got a batch of shape "
-            f"{tuple(parameters.shape)}; give the network out_shape=posterior.param_shape."
-        )
+        return _MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)

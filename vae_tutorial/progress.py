@@ -7,16 +7,21 @@ import os
 from tqdm.auto import tqdm
 
 
+def hidden() -> bool:
+    """Whether the environment variable ``TQDM_DISABLE`` asks for silence.
+
+    tqdm itself reads it only where it is not told whether to show a bar. Here the environment has
+    the last word, so that stored notebooks hold no half-drawn bars.
+    """
+    return os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+
+
 def progress_bar(total: int, shown: bool, *, initial: int = 0) -> tqdm:
     """A bar over steps, to be used as a context.
-
-    tqdm itself reads ``TQDM_DISABLE`` only where it is not told whether to show a bar. Here the
-    environment has the last word, so that stored notebooks hold no half-drawn bars.
 
     Args:
         total: how many steps there are.
         shown: whether a bar is wanted.
         initial: steps that were done before.
     """
-    hidden = not shown or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    return tqdm(total=total, initial=initial, disable=hidden)
+    return tqdm(total=total, initial=initial, disable=not shown or hidden())

@@ -7,6 +7,7 @@ import io
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,44 +17,23 @@ PALETTE = sns.color_palette("colorblind", 10).as_hex()
 TRAIN, HELD_OUT, ACCENT, INK = PALETTE[0], PALETTE[1], PALETTE[2], "#26323f"
 SEQUENTIAL, DIVERGING = "viridis", "vlag"
 WIDTH = 7.2  # inches; with the dpi below a figure fills the text column
+RC = {
+    "figure.dpi": 120, "savefig.dpi": 120, "figure.figsize": [WIDTH, 4.0], "axes.grid": False,
+    "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+    "ytick.color": INK, "axes.titlesize": 12, "axes.titlelocation": "left",
+    "axes.titleweight": "bold", "axes.labelsize": 11.5, "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5, "legend.fontsize": 10.5, "legend.frameon": False,
+    "image.interpolation": "none", "image.cmap": "gray",
+}  # fmt: skip
 
 
 def use_style() -> None:
-    """The book's one style: seaborn's ticks on matplotlib, labels one can read on a phone."""
-    sns.set_theme(
-        context="notebook",
-        style="ticks",
-        palette=PALETTE,
-        rc={
-            "figure.dpi": 120,
-            "savefig.dpi": 120,
-            "figure.figsize": (WIDTH, 4.0),
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.titlesize": 12,
-            "axes.titlelocation": "left",
-            "axes.titleweight": "bold",
-            "axes.labelsize": 11.5,
-            "xtick.labelsize": 10.5,
-            "ytick.labelsize": 10.5,
-            "legend.fontsize": 10.5,
-            "legend.frameon": False,
-            "image.interpolation": "none",
-            "image.cmap": "gray",
-            "axes.grid": False,
-        },
-    )
-    _show_in_notebooks()
+    """The book's one style: seaborn's ticks on matplotlib, labels one can read on a phone.
 
-
-def _show_in_notebooks() -> None:
-    """Have IPython show a Figure, though it was made without pyplot."""
+    In a notebook, a figure made without pyplot is shown as well, as a small PNG.
+    """
+    sns.set_theme(context="notebook", style="ticks", palette=PALETTE, rc=RC)
     try:
         from IPython import get_ipython
     except ImportError:
@@ -63,26 +43,46 @@ def _show_in_notebooks() -> None:
 
 
 def to_png(fig: Figure) -> bytes:
-    """A figure as a PNG of 256 colours, a third of the size of one in full colour."""
+    """A figure as a PNG of 256 colours, a third of the size of one in full colour.
+
+    >>> to_png(figure(2, 1))[:4]
+    b'\\x89PNG'
+    """
     from PIL import Image
 
-    buffer = io.BytesIO()
+    buffer, small = io.BytesIO(), io.BytesIO()
     fig.savefig(buffer, format="png", bbox_inches="tight")
     full = Image.open(buffer).convert("RGB")
-    small = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    buffer = io.BytesIO()
-    small.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    reduced = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    reduced.save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def figure(width: float = WIDTH, height: float = 4.0) -> Figure:
-    """An empty figure with constrained layout, in inches."""
+    """An empty figure with constrained layout, its sides in inches.
+
+    >>> figure(6, 3).get_size_inches().tolist()
+    [6.0, 3.0]
+    """
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def numbers(values: Tensor | np.ndarray) -> np.ndarray:
+    """A tensor of any device, with a gradient or without, or anything array-like, as an array.
+
+    >>> numbers(torch.ones(2, requires_grad=True)).tolist()
+    [1.0, 1.0]
+    """
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
 def to_array(images: Tensor | np.ndarray) -> np.ndarray:
-    """Images (..., C, H, W), bytes or floats, to floats (..., H, W) or (..., H, W, 3) in [0, 1]."""
-    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    """Images (..., C, H, W), bytes or floats, to floats (..., H, W) or (..., H, W, 3) in [0, 1].
+
+    >>> to_array(torch.full((1, 1, 2), 51, dtype=torch.uint8)).tolist()
+    [[0.2, 0.2]]
+    """
+    array = numbers(images)
     if array.ndim < 3 or array.shape[-3] not in (1, 3):
         raise ValueError(f"expected images (..., C, H, W) with C of 1 or 3, got {array.shape}")
     array = array / 255.0 if array.dtype == np.uint8 else array.clip(0, 1)
@@ -92,21 +92,36 @@ def to_array(images: Tensor | np.ndarray) -> np.ndarray:
 def mosaic(
     images: Tensor | np.ndarray, columns: int, gap: int = 1, paper: float = 1.0
 ) -> np.ndarray:
-    """Images (N, C, H, W) side by side in one array, row by row, ``gap`` pixels of paper between."""
-    array = to_array(images)
-    n, h, w = array.shape[:3]
+    """Images (N, C, H, W) side by side in one array, row by row, ``gap`` pixels of paper between.
+
+    >>> mosaic(torch.zeros(3, 1, 2, 2), columns=2)[:, 3]
+    array([0., 0., 1., 1., 1.])
+    """
+    from torchvision.utils import make_grid  # imported here, as it takes more than a second
+
+    array, shape = to_array(images), tuple(np.shape(images))
+    if len(shape) != 4 or not shape[0] or columns < 1:
+        raise ValueError(
+            f"expected at least one image, (N, C, H, W), and one column, got {shape}, {columns}"
+        )
+    n, c, h, w = shape
+    tiles = np.ascontiguousarray(array, dtype=float).reshape(n, h, w, c)
+    # Tiles of paper at the end, cut off again: make_grid narrows the sheet where a row is not
+    # full, and lets a single image be.
+    tiles = np.concatenate([tiles, np.full((columns, h, w, c), paper)])
+    sheet = make_grid(torch.from_numpy(tiles).movedim(-1, 1), columns, gap, pad_value=paper)
     rows = -(-n // columns)
-    shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, *array.shape[3:])
-    sheet = np.full(shape, paper, dtype=float)
-    for i, image in enumerate(array):
-        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
-        sheet[top : top + h, left : left + w] = image
-    return sheet
+    return to_array(sheet[:c, gap : rows * (h + gap), gap : columns * (w + gap)])
 
 
 def show_image(ax: Axes, sheet: np.ndarray, **kwargs) -> mpl.image.AxesImage:
-    """One array of greys or colours in [0, 1] on an axes without ticks; pixels stay pixels."""
-    shown = ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="none", **kwargs)
+    """One array of greys or colours in [0, 1] on an axes without ticks; pixels stay pixels.
+
+    >>> show_image(figure().subplots(), np.eye(3), vmax=2).get_clim()
+    (0.0, 2.0)
+    """
+    style = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "none"}
+    shown = ax.imshow(sheet, **style | kwargs)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     return shown

@@ -1,0 +1,133 @@
+"""Names documented elsewhere, docstrings as reStructuredText, and how citations read.
+
+Names of torch, NumPy and friends link to their documentation, without a look-up over the network.
+Citations read "Kingma and Welling (2013)", and the bibliography is in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from contextlib import suppress
+from typing import Any
+
+from docutils import nodes
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.unsrt import Style as UnsrtStyle
+from pybtex.style.labels import BaseLabelStyle
+from sphinx.application import Sphinx
+from sphinxcontrib.bibtex.plugin import register_plugin as register_citation_style
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
+
+# ---------------------------------------------------------------- names documented elsewhere
+
+TORCH = "https://docs.pytorch.org/docs/stable/"
+PYTHON = "https://docs.python.org/3/library/"
+PANDAS = "https://pandas.pydata.org/docs/reference/api/"
+# By project and name: torch.Tensor is defined in torch._tensor.
+ELSEWHERE = {
+    ("torch", "Tensor"): f"{TORCH}tensors.html#torch.Tensor",
+    ("torch", "Generator"): f"{TORCH}generated/torch.Generator.html",
+    ("torch", "device"): f"{TORCH}tensor_attributes.html#torch.device",
+    ("torch", "dtype"): f"{TORCH}tensor_attributes.html#torch.dtype",
+    ("torch", "Module"): f"{TORCH}generated/torch.nn.Module.html",
+    ("torch", "Distribution"): f"{TORCH}distributions.html",
+    ("torch", "DataLoader"): f"{TORCH}data.html#torch.utils.data.DataLoader",
+    ("numpy", "ndarray"): "https://numpy.org/doc/stable/reference/generated/numpy.ndarray.html",
+    ("pandas", "DataFrame"): f"{PANDAS}pandas.DataFrame.html",
+    ("matplotlib", "Figure"): "https://matplotlib.org/stable/api/figure_api.html",
+    ("matplotlib", "Axes"): "https://matplotlib.org/stable/api/axes_api.html",
+    ("pathlib", "Path"): f"{PYTHON}pathlib.html#pathlib.Path",
+    ("collections", "Callable"): f"{PYTHON}collections.abc.html#collections.abc.Callable",
+}
+
+
+def find_elsewhere(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
+    """A name that Sphinx does not know, but Python does: it must exist, or the build fails.
+
+    One of this package that another module passes on links to where it is defined, one of another
+    project to its documentation; all else stays plain text.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    try:
+        found = resolve(f"{node.get('py:module')}.{target}", target)
+    except LookupError:
+        return None
+    module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", "")
+    if module.startswith("vae_tutorial") and name:
+        where = (env, node["refdoc"], app.builder, "obj", f"{module}.{name}")
+        return env.get_domain("py").resolve_xref(*where, node, contnode)
+    if uri := ELSEWHERE.get((module.partition(".")[0], name)):
+        return nodes.reference("", "", contnode, refuri=uri, internal=False, reftitle=target)
+    return contnode
+
+
+def resolve(*names: str) -> Any:
+    for name in names:
+        with suppress(ImportError, AttributeError, ValueError):
+            return pkgutil.resolve_name(name)
+    raise LookupError(names)
+
+
+def keep_property(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Before napoleon: it would read "A sum: of all" on a property as a type and a description."""
+    if what in {"property", "attribute", "data"}:
+        app.env.temp_data[f"vae_docstring {name}"] = list(lines)
+
+
+def escape_bars(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """After napoleon: give the property's text back; |a| is an absolute value, not reST's markup."""
+    lines[:] = app.env.temp_data.pop(f"vae_docstring {name}", lines)
+    for i, line in enumerate(lines):
+        pieces = line.split("``")
+        pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
+        lines[i] = "``".join(pieces)
+
+
+# ---------------------------------------------------------------- the bibliography
+
+
+class AuthorYear(BaseLabelStyle):
+    """Labels such as "Kingma and Welling, 2013"."""
+
+    def format_labels(self, entries: Any) -> Any:
+        labels = [self.label(entry) for entry in entries]
+        for i, label in enumerate(labels):  # two of one year: 2016a, 2016b
+            letter = "abcdefgh"[labels[:i].count(label)] if labels.count(label) > 1 else ""
+            yield label + letter
+
+    def label(self, entry: Any) -> str:
+        people = entry.persons.get("author", [])
+        names = [" ".join(map(str, person.prelast_names + person.last_names)) for person in people]
+        if len(names) > 2:
+            names = [names[0] + " et al."]
+        return " and ".join(names).replace("{", "").replace("}", "") + f", {entry.fields['year']}"
+
+
+class BookStyle(UnsrtStyle):
+    default_sorting_style = "author_year_title"
+    default_label_style = "vae_author_year"
+
+
+class RoundBrackets(AuthorYearReferenceStyle):
+    """Kingma and Welling (2013), and (Kingma and Welling, 2013)."""
+
+    def __post_init__(self) -> None:
+        for name in ("parenthetical", "textual", "author", "label", "year"):
+            setattr(self, f"bracket_{name}", BracketStyle("(", ")"))
+        super().__post_init__()
+
+
+def setup(app: Sphinx) -> None:
+    register_plugin("pybtex.style.labels", "vae_author_year", AuthorYear)
+    register_plugin("pybtex.style.formatting", "vae", BookStyle)
+    register_citation_style("sphinxcontrib.bibtex.style.referencing", "vae", RoundBrackets)
+    app.connect("missing-reference", find_elsewhere)
+    app.connect("autodoc-process-docstring", keep_property, priority=100)
+    app.connect("autodoc-process-docstring", escape_bars, priority=900)

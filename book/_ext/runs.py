@@ -1,0 +1,207 @@
+"""``{run-table}``: the committed runs, each number read from its run.json when the page is made."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from contents import MarkdownDirective
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from vae_tutorial.spec import build
+
+Run = dict[str, Any]
+NOTHING = "–"
+DATA = {  # what a data set is called on the page, in the order there; others follow
+    "mnist": "MNIST",
+    "mnist-binarized": "MNIST, statically binarized",
+    "fashion-mnist": "Fashion-MNIST",
+    "textures": "Textures",
+    "cifar10-jpeg": "CIFAR-10 (JPEG copy): not CIFAR-10, and no number of it is one",
+}
+LIKELIHOODS = {
+    "ContinuousBernoulli": "Continuous Bernoulli",
+    "DiscretizedLogistic": "Discretized logistic",
+}
+DISCRETE = {"VQVAE": "VQ-VAE", "GatedPixelCNN": "Gated PixelCNN, prior over the codes"}
+
+
+def stored(root: Path) -> dict[Path, Run]:
+    """Every artifacts/DATA/RUN/run.json that .gitignore lets in, in the order of the names."""
+    lines = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ignored = [line.rstrip("/") for line in lines if line.startswith("artifacts/")]
+    return {
+        path: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(root.glob("artifacts/*/*/run.json"))
+        if not any(f.match(glob) for f in path.relative_to(root).parents for glob in ignored)
+    }
+
+
+def find(tree: Any, key: str) -> Any:
+    """The first value under ``key``, at whatever depth; None where there is none."""
+    if isinstance(tree, dict) and key in tree:
+        return tree[key]
+    branches = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return next((value for b in branches if (value := find(b, key)) is not None), None)
+
+
+def class_name(spec: dict) -> str:
+    return spec["class"].rpartition(".")[2]
+
+
+# ---------------------------------------------------------------- what stands in a column
+
+
+def run_name(run: Run) -> str:
+    """DATA/RUN, which may break behind the slash alone: the table is wider than the page."""
+    data, _, name = run["name"].partition("/")
+    name = f'{data}/<wbr><span style="white-space: nowrap">{name}</span>'
+    return f'<code class="docutils literal" style="white-space: normal">{name}</code>'
+
+
+def data_set(run: Run) -> str:
+    return run["identity"]["data"]["name"]
+
+
+def likelihood(run: Run) -> str:
+    """The likelihood in words, with what tells it from others of its kind."""
+    spec = find(run["identity"]["model"], "likelihood")
+    if spec is None:
+        return NOTHING
+    if spec.get("greys"):
+        return "Cross-entropy on greys"
+    words = LIKELIHOODS.get(class_name(spec), class_name(spec))
+    drawn = run["identity"]["settings"].get("prepare") == {"import": "likelihoods.binarize"}
+    if class_name(spec) == "Bernoulli" and drawn:
+        return f"{words}, dynamic"
+    if spec.get("scale") is not None:
+        return f"{words}, fixed to {spec['scale']}"
+    return f"{words}, {spec['noise']}" if spec.get("noise") else words
+
+
+def latents(run: Run) -> str:
+    """D; of a hierarchy, from the image's layer to the top; of an autoencoder, its code's size."""
+    model = run["identity"]["model"]
+    sizes = find(model, "latent_dims") or find(model, "latent_dim")
+    sizes = sizes or find(model.get("encoder"), "out_shape") or [NOTHING]
+    return " + ".join(map(str, sizes if isinstance(sizes, list) else [sizes]))
+
+
+def discrete(run: Run) -> str:
+    """A VQ-VAE or a prior over its codes, in words."""
+    model = run["identity"]["model"]
+    words = DISCRETE.get(class_name(model), class_name(model))
+    if quantizer := model.get("quantizer"):
+        learnt = "learnt by gradient" if quantizer["decay"] is None else "of moving averages"
+        words += f", codebook {learnt}"
+    return words
+
+
+def metric(
+    run: Run, name: str, show: Callable[[float], str] = "{:,.2f}".format, error: bool = False
+) -> str:
+    """A metric's mean as ``show`` writes it; with its standard error, if asked for."""
+    mean, standard_error = run["metrics"].get(f"test_{name}", (None, None))
+    if mean is None:
+        return NOTHING
+    known = error and standard_error is not None
+    return show(mean) + (f"\u00a0±\u00a0{standard_error:.2f}" if known else "")
+
+
+def has_bound(run: Run) -> bool:
+    return "test_negative_elbo" in run["metrics"]
+
+
+def duration(run: Run) -> str:
+    minutes, rest = divmod(round(run["seconds"]), 60)
+    return f"{minutes}\u00a0min {rest}\u00a0s" if minutes else f"{rest}\u00a0s"
+
+
+def samples(run: Run) -> str:
+    """Draws from each posterior in the test: the measure's own number, or its objective's."""
+    measure = run["identity"]["measure"]
+    if (number := find(measure, "samples")) is None:
+        try:
+            objective = build(find(measure, "objective") or run["identity"]["objective"])
+            number = inspect.signature(objective).parameters["samples"].default
+        except (KeyError, ValueError):  # it draws none, or is a notebook's own function
+            return NOTHING
+    return str(number)
+
+
+RUN = {"Run": run_name}
+COST = {"Epochs": lambda run: str(run["identity"]["settings"]["epochs"]), "Training time": duration}
+BOUNDS = {
+    **RUN,
+    "Likelihood": likelihood,
+    "Latents": latents,
+    "Test −ELBO": lambda run: metric(run, "negative_elbo", error=True),
+    "Reconstruction": lambda run: metric(run, "reconstruction", error=not has_bound(run)),
+    "KL": lambda run: metric(run, "kl"),
+    **COST,
+}
+CODES = {
+    **RUN,
+    "What it is": discrete,
+    "RMSE": lambda run: metric(run, "reconstruction", lambda mean: f"{mean**0.5:.3f}"),
+    "Codes used": lambda run: metric(run, "codes_used", "{:.0%}".format),
+    "Perplexity": lambda run: metric(run, "perplexity", "{:.1f}".format),
+    "Bits per code": lambda run: metric(run, "bits"),
+    **COST,
+}
+MADE = {
+    **RUN,
+    "Seed": lambda run: str(run["identity"]["settings"]["seed"]),
+    "Posterior samples": samples,
+    "Trained on": lambda run: run["device"],
+    "torch": lambda run: run["versions"]["torch"],
+    "Python": lambda run: run["versions"]["python"],
+}
+
+# ---------------------------------------------------------------- the tables
+
+
+def table(columns: dict[str, Callable[[Run], str]], left: int, runs: list[Run]) -> list[str]:
+    """Markdown; columns after the first ``left`` are numbers. One that says nothing is left out."""
+    cells = {head: [column(run) for run in runs] for head, column in columns.items()}
+    cells = {head: column for head, column in cells.items() if set(column) != {NOTHING}}
+    rule = ["---" if i < left else "---:" for i in range(len(cells))]
+    rows = [list(cells), rule, *zip(*cells.values(), strict=True)]
+    return [*(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def section(title: str, columns: dict, runs: list[Run]) -> list[str]:
+    """The runs under one title, and how they were made, folded."""
+    folded = [f":::{{dropdown}} How these were made: {title}", "", *table(MADE, len(MADE), runs)]
+    return [f"**{title}**", "", *table(columns, 2, runs), *folded, ":::", ""] if runs else []
+
+
+def tables(runs: list[Run]) -> list[str]:
+    """The page's lines: a group for each data set, then the discrete codes."""
+    codes = [run for run in runs if likelihood(run) == NOTHING and not has_bound(run)]
+    bounds = [run for run in runs if run not in codes]
+    names = sorted({data_set(run) for run in bounds}, key=lambda n: ([*DATA, n].index(n), n))
+    lines = []
+    for name in names:
+        lines += section(DATA.get(name, name), BOUNDS, [r for r in bounds if data_set(r) == name])
+    lines += section("Discrete codes of CIFAR-10 (JPEG copy)", CODES, codes)
+    return lines or ["No run is stored here yet. A chapter trains its model where it finds none."]
+
+
+class RunTable(MarkdownDirective):
+    def lines(self) -> list[str]:
+        runs = stored(self.root)
+        for path in runs:
+            self.env.note_dependency(str(path))
+        return tables(list(runs.values()))
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.container("", *super().run(), classes=["vae-runs"])]
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("run-table", RunTable)

@@ -1,0 +1,110 @@
+"""Bodies of encoders and decoders: shapes, first weights, masks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import vae_tutorial.networks as n
+
+
+def test_mlp_is_the_matrix_product():
+    network, x = n.MLP((1, 2, 3), (2, 2), hidden=(5,)), torch.rand(4, 1, 2, 3)
+    (w1, b1), (w2, b2) = [(m.weight, m.bias) for m in (network.layers[0], network.layers[2])]
+    expected = (x.flatten(1) @ w1.T + b1).clamp(min=0) @ w2.T + b2
+    torch.testing.assert_close(network(x), expected.reshape(4, 2, 2))
+    assert n.count_parameters(network) == 6 * 5 + 5 + 5 * 4 + 4
+    network.layers[0].weight.requires_grad_(False)
+    assert n.count_parameters(network) == 5 + 5 * 4 + 4
+
+
+@pytest.mark.parametrize("channels", [[3], [3, 4]])
+@pytest.mark.parametrize("shape", [[1, 4, 4], [3, 5, 7], [2, 28, 21], [1, 11, 4]])
+def test_shapes_there_and_back(shape, channels):
+    """Odd sizes too, and from lists, which is what a file keeps of a tuple."""
+    x, z = torch.zeros(3, *shape), torch.zeros(3, 4)
+    for encoder in (n.ConvEncoder(shape, [4], channels, 5), n.MLP(shape, 4, [5], nn.SiLU)):
+        assert encoder(x).shape == z.shape
+    for decoder in (n.ConvDecoder([4], shape, channels[::-1], 5), n.MLP(4, shape, [])):
+        assert decoder(z).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (lambda: n.HeLinear(200, 300), 200),
+        (lambda: n.HeConv2d(20, 50, 4, stride=2), 20 * 16),
+        (lambda: n.HeConvTranspose2d(20, 50, 4, stride=2), 20 * 16 / 4),
+        (lambda: n.HeConvTranspose2d(1, 900, 1, stride=2), 1),
+    ],
+)
+def test_first_weights_are_hes(layer, inputs):
+    torch.manual_seed(0)
+    drawn = layer()
+    assert float(drawn.weight.detach().std()) == pytest.approx(math.sqrt(2 / inputs), rel=0.04)
+    assert not drawn.bias.any()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+def test_convolutional_networks_start_with_a_signal_that_keeps_its_size(activation):
+    torch.manual_seed(0)
+    encoder = n.ConvEncoder((3, 32, 32), 16, (16, 32, 32), 64, activation)
+    decoder = n.ConvDecoder(16, (3, 32, 32), (32, 32, 16), 64, activation)
+    for network, x in ((encoder, torch.randn(200, 3, 32, 32)), (decoder, torch.randn(200, 16))):
+        assert 0.3 < float(network(x).std(0).mean().detach()) < 3  # from one input to another
+
+
+@pytest.mark.parametrize(
+    ("d", "hidden"), [(1, [3]), (2, []), (5, [4]), (6, [64, 64]), (9, [20, 3])]
+)
+def test_made_sees_what_it_may_and_nothing_else(d, hidden):
+    torch.manual_seed(d)
+    made, z = n.MADE(d, 2, hidden).double(), torch.randn(200, d).double()
+    jacobians = torch.func.vmap(torch.func.jacrev(made))(z)
+    assert jacobians.shape == (200, 2, d, d)
+    assert not jacobians.triu().any()  # output i does not move with z_i, z_(i+1), ...
+    if min(hidden, default=d) >= d - 1:  # a narrower layer has no unit for some degrees
+        assert jacobians.abs().sum(0)[:, torch.ones(d, d).tril(-1).bool()].gt(0).all()
+
+
+def test_training_cannot_fill_in_a_masked_weight():
+    made, x = n.MADE(4, 1, (12,)), torch.randn(50, 4)
+    optimizer = torch.optim.SGD(made.parameters(), 0.1, weight_decay=0.1)
+    for _ in range(3):
+        (made(x).squeeze(-2) - x).square().mean().backward()
+        optimizer.step()
+    assert not torch.autograd.functional.jacobian(made, x[0]).triu().any()
+    assert all("mask" not in key for key in made.state_dict())  # rebuilt, not stored
+    layer = n.MaskedLinear(torch.tensor([[1, 0]]))
+    layer.weight.data.fill_(3.0)
+    assert layer(torch.tensor([2.0, 5.0])).item() == pytest.approx(6 + layer.bias.item())
+
+
+def test_device_of():
+    assert n.device_of(nn.Flatten()) == torch.device("cpu")
+    assert n.device_of(n.MLP(2, 3).to("meta")) == torch.device("meta")
+    assert n.device_of(nn.BatchNorm1d(3, affine=False, device="meta")) == torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: n.MLP((1, 0), 2), "in_shape"),
+        (lambda: n.MLP(2, ()), "out_shape"),
+        (lambda: n.MLP(4, 2, hidden=(3.5,)), "hidden"),
+        (lambda: n.MLP(3, 2)(torch.zeros(5, 4)), r"\(B, 3\), got \(5, 4\)"),
+        (lambda: n.ConvEncoder((1, 3, 8), 4), "4 pixels"),
+        (lambda: n.ConvEncoder((1, 8, 8), 4)(torch.zeros(2, 1, 8, 9)), r"\(2, 1, 8, 9\)"),
+        (lambda: n.ConvEncoder((1, 8, 8), 4, channels=()), "channels is empty"),
+        (lambda: n.ConvEncoder((1, 8, 8), 4, channels=(0,)), "channels needs positive"),
+        (lambda: n.ConvDecoder(2, (8, 8)), r"\(C, H, W\)"),
+        (lambda: n.ConvDecoder(2, (1, 8, 8))(torch.zeros(5, 3)), r"\(5, 3\)"),
+        (lambda: n.MADE(0), "latent_dim"),
+    ],
+)
+def test_misuse_is_named(use, message):
+    with pytest.raises(ValueError, match=message):
+        use()

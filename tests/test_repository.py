@@ -1,0 +1,180 @@
+"""What must agree with what: versions, addresses, chapters and what the front pages say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+# ---------------------------------------------------------------- versions
+
+
+def requirements() -> list[Requirement]:
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    found = [Requirement(text) for group in groups for text in group]
+    return [one for one in found if canonicalize_name(one.name) != PROJECT["name"]]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_each_requirement_is_pinned_within_its_range(requirement):
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    named = [line.split("#")[0].strip().split("==") for line in lines if not line.startswith("#")]
+    pins = {canonicalize_name(name): Version(version) for name, version in filter(any, named)}
+    assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], True)
+
+
+def test_conda_environment_is_a_shell_around_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    *conda, last = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"]
+    assert [Requirement(item.replace(" ", "")).name for item in conda] == ["python", "make", "pip"]
+    assert Requirement(conda[0].replace(" ", "")).specifier == PROJECT["requires-python"]
+    install, constraints = sorted(last["pip"], reverse=True)
+    assert constraints == "-c constraints.txt"
+    extras = Requirement("x" + install.removeprefix("-e .")).extras
+    assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_citation_has_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    assert citation["repository-code"] == PROJECT["urls"]["Repository"]
+
+
+def test_only_tests_import_what_only_tests_install():
+    extra = {"scipy", "hypothesis", "pytest"}
+    files = [*(ROOT / "vae_tutorial").rglob("*.py"), *NOTEBOOKS]
+    imports = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert not extra & set(re.findall(r"(?:import|from) (\w+)", imports))
+
+
+# ---------------------------------------------------------------- the repository's address
+
+
+def set_url(root: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "tools" / "set_url.py", "--root", root, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_address_is_the_same_everywhere():
+    result = set_url(ROOT, "--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of what the tool reads and writes, with a notebook as the chapters have it."""
+    for name in ("pyproject.toml", "README.md", "CITATION.cff", "book/_config.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    link = "https://colab.research.google.com/github/OWNER/vae-tutorial/blob/main/notebooks/x.ipynb"
+    sources = [
+        ["# Título\n", "é, σ²"],
+        [f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"],
+        ["URL = 'https://github.com/OWNER/vae-tutorial'\n", "!git clone {URL}.git"],
+        ["!pip install git+https://github.com/OWNER/vae-tutorial.git"],
+        ["https://github.com/OWNER/vae-tutorial-extras is another one"],
+    ]
+    notebook = {"cells": [{"cell_type": "markdown", "source": s} for s in sources], "nbformat": 4}
+    (tmp_path / "notebooks").mkdir()
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    (tmp_path / "notebooks" / "x.ipynb").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def name_repository(root: Path, url: str) -> None:
+    path = root / "pyproject.toml"
+    text = re.sub(r'Repository = ".*"', f'Repository = "{url}"', path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    return {p.name: p.read_text(encoding="utf-8") for p in root.rglob("*") if p.is_file()}
+
+
+def test_set_url_rewrites_once_and_back(copy):
+    name_repository(copy, PROJECT["urls"]["Repository"])
+    assert set_url(copy).returncode == 0
+    before = snapshot(copy)
+    name_repository(copy, "https://github.com/ada/my.vae_book")
+    stale = set_url(copy, "--check")
+    assert stale.returncode == 1
+    assert "x.ipynb" in stale.stdout
+    assert set_url(copy).returncode == 0
+    assert set_url(copy, "--check").returncode == 0
+
+    after = snapshot(copy)
+    for text in (
+        "https://github.com/ada/my.vae_book'",
+        "git+https://github.com/ada/my.vae_book.git",
+        "colab.research.google.com/github/ada/my.vae_book/blob/main",
+        "https://github.com/OWNER/vae-tutorial-extras",
+        "Título",
+    ):
+        assert text in after["x.ipynb"]
+    assert "https://github.com/ada/my.vae_book" in after["CITATION.cff"]
+    assert set_url(copy).stdout == ""
+    assert snapshot(copy) == after
+
+    name_repository(copy, PROJECT["urls"]["Repository"])
+    assert set_url(copy).returncode == 0
+    assert snapshot(copy) == before
+
+
+@pytest.mark.parametrize("url", ["github.com/a/b", "https://github.com/a/b/", "https://x.org/a/b"])
+def test_set_url_refuses_what_is_no_address(copy, url):
+    name_repository(copy, url)
+    result = set_url(copy)
+    assert result.returncode != 0
+    assert "expected" in result.stderr
+
+
+# ---------------------------------------------------------------- chapters and front pages
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_fit_for_the_book(notebook):
+    assert notebook.stat().st_size < 1_500_000, "a notebook stays under 1.5 MB"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert any("colab-badge" in cell["metadata"].get("tags", []) for cell in cells)
+    for cell in cells:
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt) >= 20, "a picture without alternative text: " + "".join(cell["source"])
+
+
+def test_readme_lists_the_chapters():
+    """In order, by their own titles: the front page's cards are made of this list."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^(\d+)\. \[(.+)\]\(notebooks/(\d\d)_(\w+)\.ipynb\)\. .{40}", text, re.M)
+    found = []
+    for path in NOTEBOOKS:
+        head = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
+        number, _, name = path.stem.partition("_")
+        found.append((str(int(number)), "".join(head).split("\n")[0][2:], number, name))
+    assert listed == found
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_front_pages_name_what_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r'(?:\]\(|src="|srcset=")([^)"#]+)', text)
+    named += re.findall(r"`([a-z_./]+/[a-z_./]*|\w+\.(?:py|toml|txt|md|bib))`", text)
+    gone = [name for name in named if "://" not in name and not (ROOT / name).exists()]
+    assert not gone, f"{page} names what does not exist: {gone}"
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"make ([a-z]+)(?=[`\n ]+(?:`|#|\n))", text)) <= set(targets)

@@ -1,0 +1,227 @@
+"""Deliberate faults: does a test notice each of them?
+
+    python tools/mutants.py [MODULE ...] [--workers N]
+
+Every entry below changes one place of a copy of the package, as a slip of the pen might, and runs the
+tests on it: those of the module first, then all quick ones. A fault that no test notices is named,
+and the command fails unless its reason is given here. It takes a while, so it is no part of
+`make test`; run it after changing a module or its tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import DEVNULL, run
+
+ROOT = Path(__file__).resolve().parent.parent
+SLOW = ("book", "browser", "compare", "benchmark", "repository", "same_everywhere")
+
+FAULTS = {  # module: what stands there, and what stands there by mistake
+    "spec": [
+        ("bound.apply_defaults()", "pass"),
+        ('if "<lambda>" in name:', "if False:"),
+        ('"args": identify(thing.args),', '"args": [],'),
+        ('{k: v for k, v in closed.items() if v is not thing}', '{}'),
+        ("isinstance(made, type) and (issubclass(made, Part) or is_dataclass(made))", "True"),
+    ],
+    "batches": [
+        ("if n % batch_size == 1 and self.count > 1:", "if False:"),
+        ("torch.Generator().manual_seed(seed)", "torch.default_generator"),
+        ("len(lengths) != 1 or 0 in lengths", "0 in lengths"),
+        ("part[where] for part in self.tensors", "part[where] for part in self.tensors[:1]"),
+    ],
+    "history": [
+        ("means = ((values * sizes[:, None]).sum(0) / sizes.sum()).tolist()",
+         "means = values.mean(0).tolist()"),
+        ("if finite and not", "if False and not"),
+        ('self._refuse(terms, f"on', 'str(f"on'),
+    ],
+    "checkpoint": [
+        ("if _digest(tensors) != digest:", "if False:"),
+        ("os.replace(temporary, path)", "path.write_bytes(content)"),
+        ("for name in sorted(tensors):", "for name in sorted(tensors)[:1]:"),
+    ],
+    "fit": [
+        ("for i in range(3))", "for i in (0, 0, 0))"),
+        ("step / max(1, total - 1)", "step / total"),
+        ("check_weights(model, epoch)", "pass"),
+        ("math.inf if clip_norm is None else clip_norm", "math.inf"),
+        ("rate(now)\n", "rate(0.0)\n"),
+        ("self.optimizer.load_state_dict(", "str("),
+    ],
+    "evaluate": [
+        ("module.training = mode", "module.train(False)"),
+        ("correction=0) / math.sqrt(len(values))", "correction=0)"),
+        ("- math.log(samples)}", "}"),
+        ('terms["mean"].var(0)', 'terms["mean"].var()'),
+        (".square()[order]", ".square()"),
+        ("- d - torch.logdet(cov))", "- d + torch.logdet(cov))"),
+    ],
+    "runs": [
+        ("_round(model)  # so", "pass  # so"),
+        ("if not whole:", "if False:"),
+        ('!= info["weights_sha256"]', "== None"),
+        ("return half if bool(half.isfinite().all()) else tensor", "return half"),
+        ("if differs:", "if False:"),
+    ],
+    "schedules": [
+        ("(1 + cos(pi * t)) / 2", "(1 - cos(pi * t)) / 2"),
+        ("min(1.0, progress / self.fraction)", "progress / self.fraction"),
+    ],
+    "networks": [
+        ("math.sqrt(2 / inputs)", "math.sqrt(1 / inputs)"),
+        ("after[:, None] >= before", "after[:, None] > before"),
+        ("last[:, None] > degrees[-1]", "last[:, None] >= degrees[-1]"),
+        ("output_padding=odd", "output_padding=0"),
+    ],
+    "posteriors": [
+        ("diagonal.unsqueeze(-1) * unit", "diagonal.unsqueeze(-2) * unit"),
+        ("bound * torch.tanh(value / bound)", "value.clamp(-bound, bound)"),
+        ("scale = torch.exp(0.5 *", "scale = torch.exp(1.0 *"),
+    ],
+    "likelihoods": [
+        ("near**3 / 720", "near**3 / 700"),
+        ("bounded(logits, self.logit_bound)", "logits"),
+        ("(k <= 0) | (k >= 255)", "(k <= 0)"),
+        ("bounded(log_scale + 3, 4.0) - 3", "log_scale"),
+        ("torch.sigmoid(mean) if self.bounded_mean else mean", "torch.sigmoid(mean)"),
+        ("kind = _GreyBernoulli if self.greys else TorchBernoulli", "kind = _GreyBernoulli"),
+    ],
+    "flows": [
+        ("range(x.shape[-1])", "range(x.shape[-1] - 1)"),
+        ("return log_scale.sum(-1)", "return -log_scale.sum(-1)"),
+        ("or graph != torch.is_grad_enabled()", ""),
+    ],
+    "priors": [
+        ("torch.zeros(2, latent_dim)", "torch.ones(2, latent_dim)"),
+        (".clamp(min=0)", ""),
+    ],
+    "objectives": [
+        ("log_variance.expm1() - log_variance).sum(-1)", "log_variance.exp() - log_variance).sum(-1)"),
+        ("return kl.expand(q.batch_shape)", "return kl"),
+        ("reconstruction + beta * kl, reconstruction, kl)", "reconstruction + kl, reconstruction, kl)"),
+        ("kl.mean(0).clamp(min=free_nats)", "kl.clamp(min=free_nats).mean(0)"),
+        (".variance.detach() ** nll_beta", ".variance ** nll_beta"),
+        ("nats / (prod(image_shape) * log(2))", "nats * log(2) / prod(image_shape)"),
+    ],
+    "models/vae": [
+        ("return likelihood.sample() if pixels else likelihood.mean", "return likelihood.mean"),
+        ("return self.encoder(x).mean", "return self.encoder(x).rsample()"),
+        ("return self.decoder(z).mean", "return self.decoder(z).mean.detach()"),
+    ],
+    "models/autoencoder": [
+        ("return self.decoder(z).mean", "return self.decoder.network(z)"),
+    ],
+    "models/ladder": [
+        ("precision = of_a + of_b", "precision = of_a + of_a"),
+        ("-log_likelihood.unflatten(0, (samples, len(x))).mean(0)",
+         "-log_likelihood.unflatten(0, (len(x), samples)).mean(1)"),
+        ("z[layer] = given.get(layer, drawn)", "z[layer] = drawn"),
+        ("q = said[-1] if layer == top else", "q = said[layer - 1] if True else"),
+    ],
+    "models/vqvae": [
+        ("- 2 * vectors @ codebook.T", "- vectors @ codebook.T"),
+        ("dead = self.counts < self.reset_below", "dead = self.counts < 0"),
+        ("torch.where(dead[:, None], picks,", "torch.where(dead[:, None], torch.randn_like(picks),"),
+        ("quantized = z + (entries - z).detach()", "quantized = entries"),
+    ],
+    "models/pixelcnn": [
+        ("if self.first:\n            left = left[..., :-1]", "if False:\n            left = left"),
+        ("above = F.pad(rows, (0, 0, 1, 0))[..., :-1, :]", "above = rows"),
+        ("/ temperature", "* temperature"),
+    ],
+    "data/__init__": [
+        ("split.images > threshold", "split.images >= threshold"),
+        ("div_(255)", "div_(256)"),
+    ],
+    "data/sources": [
+        (".parts[0] if p.parent", ".parts[-2] if p.parent"),
+        ("Split(split.examples[i], split.labels[i])", "Split(split.examples[i], split.labels[: len(i)])"),
+        ("(344, 396, 200)", "(340, 396, 200)"),
+    ],
+    "data/toy": [
+        ("(blade + 0.25 * radius)", "(blade - 0.25 * radius)"),
+        (".round(4)", ""),
+    ],
+    "latent": [
+        ("axis.flip(0), axis", "axis, axis"),
+        ("return (1 - t) * start + t * end", "return t * start + (1 - t) * end"),
+        ('("mean", "stddev")', '("mean", "variance")'),
+    ],
+    "plots": [
+        ("array[:, [j, i]].T", "array[:, [i, j]].T"),
+        ("ax.set_yticks((n - 1 - shown + 0.5)", "ax.set_yticks((shown + 0.5)"),
+        ('for key in ("predicted", "actual"))', 'for key in ("actual", "predicted"))'),
+        ('latents.errorbar(d, row["z_mean"]', 'latents.errorbar(d, row["z"]'),
+    ],
+    "style": [
+        ("array / 255.0", "array / 256.0"),
+        ("np.moveaxis(array, -3, -1)", "np.swapaxes(array, -3, -1)"),
+    ],
+}  # fmt: skip
+MEANT = {  # a fault that nothing can notice, and why
+}
+
+
+def noticed(module: str, old: str, new: str) -> str:
+    """``killed``, ``SURVIVED`` or ``ABSENT``: what became of one fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("vae_tutorial", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("artifacts", "benchmarks", "book", "notebooks", "tools", "data"):
+            (copy / part).symlink_to(ROOT / part)
+        for path in (".here", "pyproject.toml"):
+            shutil.copy(ROOT / path, copy)
+        path = copy / "vae_tutorial" / f"{module}.py"
+        text = path.read_text(encoding="utf-8")
+        if old not in text:
+            return "ABSENT"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        stem = module.removesuffix("/__init__").rpartition("/")[2]
+        own = copy / "tests" / f"test_{'vae' if stem == 'autoencoder' else stem}.py"
+        rest = [p for p in sorted(copy.glob("tests/test_*.py")) if p != own]
+        rest = [p for p in rest if p.stem.removeprefix("test_") not in SLOW]
+        for paths in ([own], rest):
+            if fails(copy, paths):
+                return "killed"
+    return "SURVIVED"
+
+
+def fails(copy: Path, paths: list[Path]) -> bool:
+    """Whether a test fails on the copy."""
+    environment = os.environ | {
+        "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1", "VAE_TUTORIAL_DATASET": "digits",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths]
+    return run(command, cwd=copy, env=environment, stdout=DEVNULL, stderr=DEVNULL).returncode == 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("modules", nargs="*", help="only these, for example: fit models/vae")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    chosen = [(m, *f) for m in options.modules or FAULTS for f in FAULTS[m]]
+    with ThreadPoolExecutor(options.workers) as pool:
+        verdicts = []
+        for fault, verdict in zip(chosen, pool.map(lambda f: noticed(*f), chosen), strict=True):
+            verdicts.append(verdict)
+            print(f"{verdict:<9}{fault[0]}: {fault[1]!r} -> {fault[2]!r}", flush=True)
+    killed = verdicts.count("killed")
+    print(f"{killed} of {len(chosen)} faults were noticed ({killed / len(chosen):.0%})")
+    unexplained = [
+        f for f, v in zip(chosen, verdicts, strict=True) if v != "killed" and f not in MEANT
+    ]
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

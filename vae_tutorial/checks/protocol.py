@@ -1,0 +1,141 @@
+"""How an answer is checked: looked up by name, compared, and commented on in one line.
+
+A check is a function of the answer that raises a :class:`Hint` unless it is right. Where the
+answer is a number, the check is a table, :class:`Number`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHECKS: dict[str, tuple[Callable, str]] = {}  # the check, and what is said to a right answer
+
+
+class Hint(Exception):
+    """Raised by a check: what is off about an answer, in words for the reader."""
+
+
+def exercise(name: str, praise: str) -> Callable:
+    """Register a check under the exercise's name, with what is said to a right answer."""
+
+    def register(function: Callable) -> Callable:
+        CHECKS[name] = function, praise
+        return function
+
+    return register
+
+
+def check(name: str, answer: object) -> bool:
+    """Print what is to be said to an answer, and return whether it is right.
+
+    No answer raises an error, so a notebook with open exercises still runs from top to bottom.
+
+    Args:
+        name: the exercise, as named in the chapter.
+        answer: a number, a tensor or a function; ``...`` or ``None`` where there is none yet.
+
+    Raises:
+        ValueError: for an exercise that does not exist.
+    """
+    if name not in CHECKS:
+        raise ValueError(f"there is no exercise {name!r}; known are {', '.join(sorted(CHECKS))}")
+    if answer is None or answer is ...:
+        print(f"{name}: not answered yet. Put your answer in place of the three dots.")
+        return False
+    function, praise = CHECKS[name]
+    try:
+        function(answer)
+    except Hint as hint:
+        print(f"{name}: not yet. {hint}")
+        return False
+    except Exception as error:
+        print(f"{name}: your answer could not be used ({type(error).__name__}: {error}).")
+        return False
+    print(f"{name}: right. {praise}")
+    return True
+
+
+@dataclass(frozen=True)
+class Number:
+    """A check of an exercise whose answer is a number.
+
+    Attributes:
+        expected: the right answer.
+        wrong: pairs (value, hint): answers that a likely slip leads to.
+        hint: for all others.
+        decimals: to how many the answer must be right. A wrong value is recognized to as many
+            digits, so to fewer decimals where it is larger than the right one.
+    """
+
+    expected: float
+    wrong: tuple[tuple[float, str], ...]
+    hint: str
+    decimals: int
+
+    def window(self, value: float) -> float:
+        """How far from a value an answer may be and still count as it."""
+        return 0.51 * 10**-self.decimals * max(1.0, abs(value / self.expected))
+
+    def __call__(self, answer) -> None:
+        answer = float(answer)
+        for value, hint in self.wrong:
+            if abs(answer - value) <= self.window(value):
+                raise Hint(hint)
+        off = abs(answer - self.expected) / self.window(self.expected)
+        if 1 < off < 10:
+            raise Hint(f"Close: it must be right to {10**-self.decimals}. Round at the end only.")
+        if not off <= 1:  # written so that NaN fails it, too
+            raise Hint(self.hint)
+
+
+def number(name: str, expected: float, praise: str, decimals: int = 2) -> Callable:
+    """Register a :class:`Number`: what this returns is called with the rows of its table.
+
+    A row is a pair (wrong value, hint); the last one, (..., hint), is for all other values.
+    """
+
+    def register(*rows: tuple) -> None:
+        exercise(name, praise)(Number(expected, rows[:-1], rows[-1][1], decimals))
+
+    return register
+
+
+def tensor(answer) -> Tensor:
+    """Numbers, arrays and (nested) lists of tensors as one float64 tensor; gradients are kept."""
+    if isinstance(answer, (list, tuple)):
+        return torch.stack([tensor(part) for part in answer])
+    return torch.as_tensor(answer, dtype=torch.float64, device="cpu")
+
+
+def randn(seed: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Standard normal numbers from a generator of their own."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def same(answer, expected) -> bool:
+    """Whether an answer has the expected shape, and its values up to rounding."""
+    a, b = tensor(answer).detach(), tensor(expected).detach()
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def close(answer, expected, hint: str, wrong=()) -> None:
+    """Raise a hint unless the answer has the expected shape and is close to it.
+
+    Args:
+        answer: numbers in any form that :func:`tensor` takes, as are all the others.
+        expected: the right answer.
+        hint: for an answer that is neither right nor in ``wrong``.
+        wrong: pairs (value, hint): answers of any shape that a likely slip leads to.
+    """
+    for value, its_hint in wrong:
+        if same(answer, value):
+            raise Hint(its_hint)
+    got, asked = tuple(tensor(answer).shape), tuple(tensor(expected).shape)
+    if got != asked:
+        raise Hint(f"Expected shape {asked}, got {got}. {hint}")
+    if not same(answer, expected):
+        raise Hint(hint)

@@ -1,0 +1,268 @@
+"""Where data come from: one loader for each source, each to a :class:`Dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# name: torchvision's class, where it has its files, validation images, (training, test) images
+TORCHVISION = {
+    "mnist": ("MNIST", "MNIST/raw", 5000, (60_000, 10_000)),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", 5000, (60_000, 10_000)),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", 5000, (50_000, 10_000)),
+    "svhn": ("SVHN", "*_32x32.mat", 5000, (73_257, 26_032)),
+}
+_TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+           "svhn": "SVHN", "cifar10-jpeg": "CIFAR-10 (JPEG copy)"}  # fmt: skip
+_IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples (N, ...) and labels (N,), int64.
+
+    Images are uint8 (N, C, H, W), points float32 (N, 2), codes int64 (N, H, W).
+    """
+
+    examples: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def images(self) -> Tensor:
+        """The examples where they are images, uint8 (N, C, H, W); a ValueError elsewhere."""
+        if self.examples.dtype != torch.uint8 or self.examples.ndim != 4:
+            raise ValueError(
+                f"expected images, uint8 (N, C, H, W), got {self.examples.dtype} "
+                f"{tuple(self.examples.shape)}; use .examples"
+            )
+        return self.examples
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three parts that share no example.
+
+    ``train`` is what training sees, ``validation`` what choices are made by, ``test`` what is
+    reported, once.
+
+    Args:
+        recipe: what the examples were computed from, in words that tell it from anything else;
+            empty for those that were read from files.
+    """
+
+    name: str
+    train: Split = field(repr=False)
+    validation: Split = field(repr=False)
+    test: Split = field(repr=False)
+    classes: tuple[str, ...] = ()
+    recipe: str = ""
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Training, validation, test."""
+        return self.train, self.validation, self.test
+
+    @property
+    def title(self) -> str:
+        """The name as a figure writes it."""
+        return _TITLES.get(self.name, self.name)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.train.examples.shape[1:])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of images; a ValueError elsewhere."""
+        return tuple(self.train.images.shape[1:])
+
+    @property
+    def sha256(self) -> str:
+        """A checksum over the recipe, or else over every byte in order: a run names it."""
+        digest = hashlib.sha256(self.recipe.encode())
+        for split in () if self.recipe else self.splits:
+            digest.update(np.ascontiguousarray(split.examples.numpy()))
+            digest.update(np.ascontiguousarray(split.labels.numpy()))
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        sizes = " / ".join(f"{len(split):,}" for split in self.splits)
+        kind = "images" if self.train.examples.dtype == torch.uint8 else "examples"
+        return f"{self.name}: {sizes} {kind} (train / validation / test) of {self.example_shape}"
+
+
+def _divide(split: Split, *sizes: int, in_order: bool = False) -> list[Split]:
+    """What is left, and before it parts of these sizes, drawn once and for all; the last comes first.
+
+    They are drawn, not cut off the end, for files have an order; ``in_order`` keeps it in a part.
+    """
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(20131220))
+    parts = order.tensor_split(np.cumsum(sizes).tolist())[::-1]
+    parts = [part.sort().values if in_order else part for part in parts]
+    return [Split(split.examples[i], split.labels[i]) for i in parts]
+
+
+def load_torchvision(name: str, root: Path) -> Dataset:
+    """MNIST, Fashion-MNIST, CIFAR-10 or SVHN, downloaded where they are not on disk."""
+    import torchvision
+
+    class_name, place, n_validation, sizes = TORCHVISION[name]
+    source = getattr(torchvision.datasets, class_name)
+
+    def damaged(what: object) -> ValueError:
+        return ValueError(
+            f"the files of {name} in {root / place} are damaged or half downloaded ({what}). "
+            "Delete them and load again to download afresh; nothing was changed."
+        )
+
+    splits = []
+    for part, size in zip(("train", "test"), sizes, strict=True):
+        # SVHN names its splits; the others have a flag.
+        which = {"split": part} if name == "svhn" else {"train": part == "train"}
+        try:
+            found = source(root=str(root), download=False, **which)
+        except Exception as error:  # a damaged file fails in torchvision in many ways
+            if not str(error).startswith("Dataset not found"):
+                raise damaged(error) from error
+            found = _download(source, name, root, place, which)
+        splits.append(_as_split(found))
+        if not len(splits[-1]) == len(splits[-1].labels) == size:
+            raise damaged("wrong number of images")
+    classes = tuple(str(c).split(" - ")[0] for c in getattr(found, "classes", "0123456789"))
+    return Dataset(name, *_divide(splits[0], n_validation, in_order=True), splits[1], classes)
+
+
+def _as_split(found) -> Split:
+    """What one of torchvision's data sets holds."""
+    images = torch.as_tensor(found.data)
+    if images.ndim == 3:  # greys (N, H, W)
+        images = images.unsqueeze(1)
+    elif images.shape[-1] == 3:  # CIFAR-10's colours come last
+        images = images.permute(0, 3, 1, 2)
+    labels = found.targets if hasattr(found, "targets") else found.labels
+    return Split(images.contiguous(), torch.as_tensor(labels).long())
+
+
+def _download(source, name: str, root: Path, place: str, which: dict):
+    try:
+        return source(root=str(root), download=True, **which)
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name} is not in {root}, and downloading it failed ({type(error).__name__}: {error}). "
+            f"No network? Put torchvision's files at {root / place}, or name a folder "
+            "that has them in the environment variable VAE_TUTORIAL_DATA, or use the bundled digits: "
+            'data.load("digits"), or VAE_TUTORIAL_DATASET=digits for the chapters that use MNIST.'
+        ) from error
+
+
+def load_jpeg_copy(root: Path) -> Dataset:
+    """The JPEG copy of CIFAR-10, from its folder or straight from its archive."""
+    folder, archive = root / "cifar10-jpeg", root / "cifar10-jpeg.tar.xz"
+    found = []  # (part, class, name), the file's bytes
+    if folder.is_dir():
+        found = [(path.parts[-3:], path.read_bytes()) for path in folder.glob("*/*/*.jpg")]
+    elif archive.is_file():
+        with tarfile.open(archive) as tar:
+            pictures = (member for member in tar if member.name.endswith(".jpg"))
+            found = [(Path(m.name).parts[-3:], tar.extractfile(m).read()) for m in pictures]
+    train, test = (sorted(f for f in found if f[0][0] == part) for part in ("train", "test"))
+    if not (train and test):
+        raise FileNotFoundError(
+            f"{root} has no JPEG copy of CIFAR-10, cifar10-jpeg/train/CLASS/*.jpg or "
+            "cifar10-jpeg.tar.xz, and it is not for download. Name a folder that has it in "
+            'VAE_TUTORIAL_DATA, or use data.load("cifar10"), which torchvision downloads.'
+        )
+    classes = tuple(sorted({name[1] for name, _ in train}))
+
+    def decode(files: list) -> Split:
+        images = np.stack([_decode(io.BytesIO(content), "RGB") for _, content in files])
+        labels = torch.tensor([classes.index(name[1]) for name, _ in files])
+        return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+
+    parts = _divide(decode(train), len(train) // 10, in_order=True)
+    return Dataset("cifar10-jpeg", *parts, decode(test), classes)
+
+
+def _decode(file: Path | io.BytesIO, mode: str | None = None) -> np.ndarray:
+    """A picture's bytes (H, W) or (H, W, 3), in a mode or else in its own."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB")))
+
+
+def load_textures() -> Dataset:
+    """Crops at drawn places, each split from columns of its own of the 512x512 photographs."""
+    from skimage import data as photographs
+
+    generator = torch.Generator().manual_seed(20131220)
+    classes, size = ("brick", "grass", "gravel"), 28
+    splits = []
+    for first, last, n in ((0, 344, 4000), (344, 396, 200), (396, 512, 1000)):
+        crops = []
+        for name in classes:
+            photograph = torch.from_numpy(getattr(photographs, name)())  # (512, 512), uint8
+            top = torch.randint(0, len(photograph) - size + 1, (n, 1, 1), generator=generator)
+            left = torch.randint(first, last - size + 1, (n, 1, 1), generator=generator)
+            crops.append(photograph[top + torch.arange(size)[:, None], left + torch.arange(size)])
+        labels = torch.arange(len(classes)).repeat_interleave(n)
+        splits.append(Split(torch.cat(crops).unsqueeze(1), labels))
+    return Dataset("textures", *splits, classes)
+
+
+def load_digits() -> Dataset:
+    """scikit-learn's 8x8 digits, resized to 20x20 in a frame of 4 pixels, like MNIST's."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = torch.from_numpy(bunch.images).double().div(16).unsqueeze(1)  # (1797, 1, 8, 8)
+    large = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
+    # The weights are multiples of 1/4000, so what is rounded are multiples of 255 / 16 / 4000^2, about
+    # 1e-6: ties go up, and the last bits, which differ between machines, decide nothing.
+    images = F.pad(large.mul(255).add(1e-9).round().to(torch.uint8), (4, 4, 4, 4))
+    everything = Split(images, torch.from_numpy(bunch.target).long())
+    return Dataset("digits", *_divide(everything, 400, 200), tuple("0123456789"))
+
+
+def load_folder(folder: Path) -> Dataset:
+    """A reader's own images; the outermost subfolders are classes."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; write folder:PATH, the path of your images")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_FILES)
+    if len(files) < 10:
+        raise ValueError(
+            f"{folder} holds {len(files)} images, at least 10 are needed (to split 80/10/10); "
+            f"files that count end in {', '.join(sorted(_IMAGE_FILES))}"
+        )
+    arrays = []
+    for path in files:
+        try:
+            arrays.append(_decode(path))
+        except OSError as error:
+            raise ValueError(f"{path} is damaged or no image ({error}); remove it") from error
+    if len(sizes := {a.shape[:2] for a in arrays}) > 1:
+        raise ValueError(
+            f"the images in {folder} have different sizes, among them "
+            f"{sorted(f'{width}x{height}' for height, width in sizes)[:4]}; crop or resize them to one"
+        )
+    arrays = [a if a.ndim == 3 else a[..., None] for a in arrays]
+    images = np.stack(np.broadcast_arrays(*arrays))  # some grey, some colour: all become colour
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    parents = [p.relative_to(folder).parts[0] if p.parent != folder else "" for p in files]
+    classes = tuple(sorted(set(parents)))
+    labels = torch.tensor([classes.index(p) for p in parents])
+    tenth = max(1, len(files) // 10)
+    parts = _divide(Split(images, labels), tenth, tenth)
+    return Dataset(f"folder:{folder.name}", *parts, classes)

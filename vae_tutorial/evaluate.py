@@ -1,0 +1,265 @@
+"""Evaluation: an objective's terms over a whole data set, with standard errors; other estimators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vae_tutorial.batches import Batches, Data, as_tuple
+from vae_tutorial.data import floats, to_float
+from vae_tutorial.models.vae import VAE
+from vae_tutorial.networks import device_of
+from vae_tutorial.objectives import kl_per_dimension
+from vae_tutorial.randomness import seeded
+
+
+class Estimate(float):
+    """A mean over examples that knows how far it may be off: a float with a standard error.
+
+    Attributes:
+        standard_error: of the mean, over examples; ``None`` where there is none.
+
+    Example:
+        >>> bound = Estimate(132.83, 0.489)
+        >>> f"{bound:.1f} and {bound}"
+        '132.8 and 132.83 ± 0.49'
+    """
+
+    standard_error: float | None
+
+    def __new__(cls, mean: float, standard_error: float | None = None) -> Estimate:
+        """A float that carries one more number."""
+        made = super().__new__(cls, mean)
+        made.standard_error = None if standard_error is None else float(standard_error)
+        return made
+
+    def __str__(self) -> str:
+        """The mean with as many decimals as its standard error has two digits for."""
+        error = self.standard_error
+        if error is None or not 0 < error < math.inf:
+            return repr(float(self))
+        decimals = max(0, 1 - math.floor(math.log10(error)))
+        return f"{float(self):,.{decimals}f} ± {error:,.{decimals}f}"
+
+    __format__ = float.__format__
+
+    def __getnewargs__(self) -> tuple:
+        """Copies and pickles keep the standard error."""
+        return float(self), self.standard_error
+
+
+def evaluate(
+    model: nn.Module, objective: Callable, data: Data, *, prepare: Callable = floats,
+    batch_size: int = 500, seed: int = 0, **arguments,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Every term of an objective as its mean over examples, with the standard error of that mean.
+
+    Args:
+        model: evaluated in evaluation mode, on its device, without gradients; left as it was.
+        objective: as for :func:`~vae_tutorial.fit.fit`.
+        data: as for :func:`~vae_tutorial.fit.fit`.
+        prepare: as for :func:`~vae_tutorial.fit.fit`.
+        batch_size: examples at a time.
+        seed: of all draws, those of ``prepare`` too.
+        **arguments: further ones of the objective, for example ``samples=10``.
+
+    Returns:
+        Name to mean, in the objective's units.
+
+    Example:
+        >>> from vae_tutorial.objectives import elbo
+        >>> def distance(model, x):
+        ...     return {"loss": x.square().sum(1)}
+        >>> evaluate(nn.Identity(), distance, torch.eye(3))
+        {'loss': 1.0}
+    """
+    terms = per_example(
+        model, objective, data, prepare=prepare, batch_size=batch_size, seed=seed, **arguments
+    )
+    return {
+        name: Estimate(values.mean(), values.std(correction=0) / math.sqrt(len(values)))
+        for name, values in terms.items()
+    }
+
+
+@torch.no_grad()
+def per_example(
+    model: nn.Module, objective: Callable, data: Data, *, prepare: Callable = floats,
+    batch_size: int = 500, seed: int = 0, **arguments,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Every term of an objective for each example; the arguments are those of :func:`evaluate`.
+
+    Returns:
+        Name to (N, ...), float64, on the CPU.
+    """
+    if not isinstance(data, Batches):
+        data = Batches(data, batch_size, device_of(model))
+    collected: dict[str, list[Tensor]] = {}
+    with _evaluating(model), seeded(seed):
+        for batch in data:
+            for name, term in objective(model, *as_tuple(prepare(*batch)), **arguments).items():
+                collected.setdefault(name, []).append(term)
+    return {name: torch.cat(parts).cpu().double() for name, parts in collected.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards each submodule is back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def importance_weighted_bound(
+    vae: VAE, images: Tensor, *, samples: int = 100, batch_size: int = 50, seed: int = 0
+) -> Tensor:
+    """The importance-weighted lower bound on log p(x) of Burda et al. (2015), equation 8.
+
+    log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) with K samples z_k from q(z|x): the ELBO at K = 1,
+    closer to log p(x) with every sample, equal to it in the limit.
+
+    Args:
+        vae: a trained model.
+        images: (N, C, H, W).
+        samples: K, samples per image.
+        batch_size: images at a time (each takes K passes through the decoder at once).
+        seed: of the draws.
+
+    Returns:
+        (N,), float64, in nats; larger is better.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+
+    def bound(vae: VAE, x: Tensor) -> dict[str, Tensor]:
+        q = vae.encoder(x)
+        z = q.rsample((samples,))  # (K, B, D)
+        log_weight = vae.decoder(z).log_prob(x) + vae.prior().log_prob(z) - q.log_prob(z)
+        return {"bound": log_weight.logsumexp(0) - math.log(samples)}
+
+    return per_example(vae, bound, images, batch_size=batch_size, seed=seed)["bound"]
+
+
+def latent_usage(vae: VAE, images: Tensor, *, batch_size: int = 1000) -> dict[str, Tensor]:
+    """What each latent dimension is used for: its KL term, and the activity of Burda et al. (2015).
+
+    The activity of a dimension is the variance over images of its posterior mean, Cov_x(E_q[z_d]);
+    they call a dimension **active** where it is above 0.01. A collapsed dimension has the same
+    posterior, the prior, for every image: KL and activity are both zero.
+
+    Args:
+        vae: a model with a mean-field Gaussian posterior.
+        images: (N, C, H, W), N at least 2.
+        batch_size: images at a time.
+
+    Returns:
+        ``kl`` in nats, the mean over images, and ``activity``, each (D,), float64.
+    """
+    if len(images) < 2:
+        raise ValueError("a variance over images needs at least 2 of them")
+
+    def usage(vae: VAE, x: Tensor) -> dict[str, Tensor]:
+        q = vae.encoder(x)
+        return {"kl": kl_per_dimension(q), "mean": q.mean}
+
+    terms = per_example(vae, usage, images, batch_size=batch_size)
+    return {"kl": terms["kl"].mean(0), "activity": terms["mean"].var(0)}
+
+
+def active_units(vae: VAE, images: Tensor, *, threshold: float = 0.01) -> int:
+    """How many latent dimensions are active: activity (:func:`latent_usage`) above ``threshold``."""
+    return int((latent_usage(vae, images)["activity"] > threshold).sum())
+
+
+def calibration(predicted: Tensor, errors: Tensor, *, bins: int = 10) -> dict[str, Tensor]:
+    """Predicted variances against the squared errors that came, in bins of equally many pixels.
+
+    Pixels are sorted by the variance predicted for them and cut into equal parts. Where the
+    variances are calibrated, the mean squared error of a part is its mean predicted variance.
+
+    Args:
+        predicted: variances, any shape.
+        errors: errors x - E[x] of the same pixels, the same shape.
+        bins: how many parts.
+
+    Returns:
+        ``predicted`` and ``actual``, each (bins,), float64, in squared grey values, ascending in
+        the first.
+    """
+    if predicted.shape != errors.shape:
+        raise ValueError(
+            "predicted variances and errors must be of the same pixels, got shapes "
+            f"{tuple(predicted.shape)} and {tuple(errors.shape)}"
+        )
+    if not 1 <= bins <= predicted.numel():
+        raise ValueError(f"bins must lie between 1 and the number of pixels, got {bins}")
+    variances, order = predicted.flatten().double().sort(stable=True)
+    squares = errors.flatten().double().square()[order]
+    parts = list(zip(variances.tensor_split(bins), squares.tensor_split(bins), strict=True))
+    return {
+        "predicted": torch.stack([v.mean() for v, _ in parts]),
+        "actual": torch.stack([s.mean() for _, s in parts]),
+    }
+
+
+def nearest_images(
+    images: Tensor, known: Tensor, labels: Tensor, *, k: int = 10
+) -> tuple[Tensor, Tensor]:
+    """How far images are from known ones, and what those show: a judge that knows no model.
+
+    Distances are Euclidean between pixels. So an image that copies a known one scores best, and
+    blur scores well; read such numbers beside the pictures.
+
+    Args:
+        images: (B, C, H, W), to be judged, bytes or floats.
+        known: (N, C, H, W), for example training images.
+        labels: (N,), their classes.
+        k: how many neighbours.
+
+    Returns:
+        The distance to the nearest known image, (B,), and the classes of the k nearest, (B, k).
+    """
+    if not 1 <= k <= len(known):
+        raise ValueError(f"k must lie between 1 and the {len(known)} known images, got {k}")
+    # In float64: in single precision an image would be 0.01 away from itself.
+    x, y = (to_float(part).flatten(1).double() for part in (images, known))  # (B, P), (N, P)
+    nearest = torch.cdist(x, y).topk(k, largest=False)
+    return nearest.values[:, 0].float(), labels[nearest.indices]
+
+
+def moments_from_standard_normal(codes: Tensor) -> dict[str, float]:
+    """How far a cloud of codes is from N(0, I), by its first two moments.
+
+    KL(N(m, C) || N(0, I)) = 1/2 (tr C + m'm - D - ln det C), with m and C the codes' mean and
+    covariance: the Gaussian with the same moments against the standard normal. Zero when both
+    agree; blind to anything that is not a moment.
+
+    Args:
+        codes: (N, D), with N larger than D.
+
+    Returns:
+        ``kl`` in nats, ``kl_per_dimension``, ``largest_mean`` (of |m_d|), ``smallest_std`` and
+        ``largest_std`` over the dimensions.
+    """
+    codes = codes.double()
+    n, d = codes.shape
+    if n <= d:
+        raise ValueError(f"needs more codes than dimensions, got {n} codes of {d} dimensions")
+    mean, cov = codes.mean(0), torch.atleast_2d(codes.T.cov())
+    kl = 0.5 * (cov.trace() + mean.square().sum() - d - torch.logdet(cov))
+    std = codes.std(0)
+    return {
+        "kl": float(kl),
+        "kl_per_dimension": float(kl) / d,
+        "largest_mean": float(mean.abs().max()),
+        "smallest_std": float(std.min()),
+        "largest_std": float(std.max()),
+    }

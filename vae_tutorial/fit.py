@@ -1,0 +1,203 @@
+"""The one training loop of the book: a model, an objective, batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from vae_tutorial.batches import Batches, Data, as_tuple
+from vae_tutorial.checkpoint import load_checkpoint, save_checkpoint
+from vae_tutorial.data import floats
+from vae_tutorial.evaluate import evaluate
+from vae_tutorial.history import History, check_weights
+from vae_tutorial.progress import progress_bar
+from vae_tutorial.randomness import seeded
+from vae_tutorial.schedules import Constant
+from vae_tutorial.spec import Part, identify, spec
+
+Schedule = Callable[[float], float]
+
+
+def fit(
+    model: nn.Module,
+    objective: Callable[..., dict[str, Tensor]],
+    data: Data,
+    *,
+    epochs: int,
+    held_out: Data | None = None,
+    prepare: Callable = floats,
+    batch_size: int = 128,
+    learning_rate: float | Schedule = 1e-3,
+    schedules: Mapping[str, Schedule] | None = None,
+    clip_norm: float | None = 100.0,
+    weight_decay: float | None = None,
+    bfloat16: bool = False,
+    seed: int = 0,
+    after_step: Callable[[nn.Module, int], None] | None = None,
+    device: str | torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train a model in place, and return what happened.
+
+    Args:
+        model: any module that ``objective`` can be called with.
+        objective: ``objective(model, *batch, **scheduled)`` to a dictionary of terms of shape (B,),
+            among them ``"loss"``; see :mod:`vae_tutorial.objectives`.
+        data: a tensor (N, ...), a tuple of tensors of one length (images and labels, say), or a
+            loader with a length; see :class:`~vae_tutorial.batches.Batches`. (A loader that shuffles
+            with a ``generator`` of its own cannot be resumed to the same bytes.)
+        epochs: how often each example is seen.
+        held_out: data in the same form. They are evaluated after every epoch with the objective as
+            it stands, without ``schedules`` (so at beta = 1), and never influence training.
+        prepare: ``prepare(*stored)``, from the tensors of a stored batch to what the objective
+            reads. By default bytes become floats in [0, 1] and all else stays;
+            :func:`~vae_tutorial.likelihoods.binarize` draws black or white afresh.
+        batch_size: examples per step, where ``data`` are tensors.
+        learning_rate: a number, or a schedule of :mod:`vae_tutorial.schedules`.
+        schedules: named arguments of the objective that change during training, for example
+            ``{"beta": LinearWarmUp()}``.
+        clip_norm: gradients longer than this are shortened to it; ``None`` leaves them.
+        weight_decay: AdamW's decoupled decay (Loshchilov & Hutter 2019): every step pulls each
+            parameter towards zero by learning rate times this. ``None`` trains with plain Adam.
+        bfloat16: compute the objective under autocast to bfloat16. Weights, their updates and all
+            held-out numbers stay float32. It pays for convolutions on a GPU, and on CPUs with
+            matrix units.
+        seed: covers the order of the examples and every draw, from generators of their own. On one
+            machine the same seed gives the same bytes (with the same number of threads). First
+            weights are drawn when the model is built: seed that, too.
+        after_step: called as ``after_step(model, step)`` behind every update, for example to average
+            weights. Where it has a ``state_dict``, that is kept in checkpoints.
+        device: chosen by itself when ``None``: a GPU where there is one.
+        checkpoint: a file that is replaced atomically after every epoch. When it is there, it must
+            belong to the same run, and training goes on from it to the same bytes as a run that was
+            never interrupted. It holds tensors and JSON; nothing is unpickled.
+        progress: show a bar (never where the environment says ``TQDM_DISABLE=1``).
+
+    Returns:
+        One row per step and one per split and epoch, told apart by ``scope`` ("step" or "epoch")
+        and ``split`` ("train" or "held-out"); columns ``epoch`` (from 1), ``step`` (from 1),
+        ``seconds`` since the start, ``learning_rate``, ``gradient_norm`` (before clipping), and
+        every term of the objective, as a mean over examples.
+
+    Raises:
+        ValueError: for data that are no batches, or a checkpoint of another run.
+        NonFiniteLossError: at the end of an epoch with a loss, gradient or weight that is not
+            finite, naming the first.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    device = torch.device(device) if device is not None else default_device()
+    model.to(device).train()
+    batches = Batches(data, batch_size, device)
+    followed = None if held_out is None else Batches(held_out, 1000, device)
+    rate = learning_rate if callable(learning_rate) else Constant(learning_rate)
+    schedules = dict(schedules or {})
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer(parameters, rate(0.0), weight_decay)
+    kept = None
+    if checkpoint is not None:
+        identity = {
+            "model": spec(model) if isinstance(model, Part) else type(model).__qualname__,
+            "shapes": {k: list(v.shape) for k, v in model.state_dict().items()},
+            "data": [batches.fingerprint(), followed and followed.fingerprint()],
+            "settings": identify(
+                {"objective": objective, "epochs": epochs, "prepare": prepare, "seed": seed,
+                 "batch_size": batch_size, "learning_rate": rate, "schedules": schedules,
+                 "clip_norm": clip_norm, "weight_decay": weight_decay, "bfloat16": bfloat16,
+                 "after_step": after_step}
+            ),
+        }  # fmt: skip
+        kept = _Checkpoint(Path(checkpoint), model, optimizer, after_step, identity)
+    first, seconds, rows = kept.resume() if kept else (0, 0.0, [])
+    history, total = History(len(batches), rows, seconds), epochs * len(batches)
+
+    with progress_bar(total, progress, initial=first * len(batches)) as bar:
+        for epoch in range(first, epochs):
+            # Seeds are made from (seed, epoch). So an epoch does not depend on the draws before it,
+            # and resuming needs no saved random state.
+            order, noise, judging = (3 * (seed * 1_000_003 + epoch) + i for i in range(3))
+            with seeded(noise):
+                for i, batch in enumerate(batches.shuffled(order)):
+                    step = epoch * len(batches) + i
+                    now = step / max(1, total - 1)  # from 0 (first step) to 1 (last step)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate(now)
+                    scheduled = {name: schedule(now) for name, schedule in schedules.items()}
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                        terms = objective(model, *as_tuple(prepare(*batch)), **scheduled)
+                    means = {name: term.mean() for name, term in terms.items()}
+                    optimizer.zero_grad(set_to_none=True)
+                    means["loss"].backward()
+                    norm = torch.nn.utils.clip_grad_norm_(
+                        parameters, math.inf if clip_norm is None else clip_norm
+                    )
+                    optimizer.step()
+                    if after_step is not None:
+                        after_step(model, step)
+                    history.step(means, norm, rate(now), len(batch[0]))
+                    bar.update()
+            history.end_epoch(epoch)
+            check_weights(model, epoch)
+            if followed is not None:
+                terms = evaluate(model, objective, followed, prepare=prepare, seed=judging)
+                history.held_out(terms, epoch)
+                bar.set_postfix(epoch=epoch + 1, held_out=f"{terms['loss']:.2f}")
+            if kept:
+                kept.save(epoch + 1, history)
+    model.eval()
+    return history.frame()
+
+
+def default_device() -> torch.device:
+    """A CUDA GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _optimizer(parameters, rate: float, weight_decay: float | None) -> torch.optim.Optimizer:
+    if weight_decay is None:
+        return torch.optim.Adam(parameters, lr=rate, fused=True)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+
+
+class _Checkpoint:
+    """What training needs to go on: weights, the optimizer's state, the rows so far."""
+
+    def __init__(self, path: Path, model, optimizer, hook, identity: dict) -> None:
+        self.path, self.model, self.optimizer, self.identity = path, model, optimizer, identity
+        self.hook = hook if hasattr(hook, "state_dict") else None
+
+    def save(self, epochs: int, history: History) -> None:
+        slots = self.optimizer.state_dict()["state"]
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": {f"{i}.{k}": v for i, slot in slots.items() for k, v in slot.items()},
+            "hook": self.hook.state_dict() if self.hook is not None else {},
+        }
+        about = {"identity": self.identity, "epochs": epochs, "seconds": history.seconds}
+        save_checkpoint(self.path, state, about | {"rows": history.rows})
+
+    def resume(self) -> tuple[int, float, list[dict]]:
+        """Epochs done, seconds they took, their rows; nothing of each where there is no file."""
+        if not self.path.exists():
+            return 0, 0.0, []
+        state, about = load_checkpoint(self.path, self.identity)
+        self.model.load_state_dict(state["model"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.get("optimizer", {}).items():
+            index, _, key = name.partition(".")
+            slots.setdefault(int(index), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.hook is not None:
+            self.hook.load_state_dict(state.get("hook", {}))
+        return about["epochs"], about["seconds"], about["rows"]

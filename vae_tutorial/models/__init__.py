@@ -1,0 +1,1 @@
+"""Models: one file each, with its objective beside it where no other model shares that."""

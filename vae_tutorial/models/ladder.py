@@ -1,0 +1,261 @@
+"""Hierarchies of latents: the ladder VAE, and the plain hierarchical VAE that it improves on.
+
+Both generate from the top down: z_L from N(0, I), then each z_l from p(z_l | z_(l+1)), and the image
+from z_1. They differ in how they infer. Layers are counted from the image: layer 1 is next to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from vae_tutorial.networks import HeLinear
+from vae_tutorial.posteriors import MeanFieldGaussian
+from vae_tutorial.priors import StandardNormal
+from vae_tutorial.randomness import seeded
+from vae_tutorial.spec import Part
+
+Layers = dict[int, Tensor]  # one tensor for each layer, by its number
+
+
+def precision_weighted(a: Distribution, b: Distribution) -> Distribution:
+    """The product of two Gaussian densities, normalized: the merge of Sonderby et al. (2016).
+
+    Its precision is the sum of both precisions, its mean the mean weighted by them. A Gaussian
+    that knows nothing (a huge variance) leaves the other as it is.
+
+    Args:
+        a, b: ``Independent(Normal(mean, scale), 1)``, of the same event shape (D,).
+
+    Example:
+        >>> a, b = (Independent(Normal(torch.full((1,), m), torch.ones(1)), 1) for m in (0.0, 2.0))
+        >>> merged = precision_weighted(a, b)
+        >>> merged.mean, merged.variance
+        (tensor([1.]), tensor([0.5000]))
+    """
+    of_a, of_b = 1 / a.variance, 1 / b.variance
+    precision = of_a + of_b
+    mean = (a.mean * of_a + b.mean * of_b) / precision
+    return Independent(Normal(mean, precision.rsqrt(), validate_args=False), 1)
+
+
+def _hidden(n_in: int, width: int, normalized: bool) -> nn.Sequential:
+    """Two hidden layers, normalized over the batch where this is wanted."""
+    layers: list[nn.Module] = []
+    for n in (n_in, width):
+        layers += [HeLinear(n, width), *[nn.BatchNorm1d(width)] * normalized, nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def _mlp(n_in: int, width: int, n_out: int, normalized: bool) -> nn.Sequential:
+    return nn.Sequential(*_hidden(n_in, width, normalized), HeLinear(width, n_out))
+
+
+class Hierarchy(Part):
+    """p(x, z_1, ..., z_L), which both models share; each adds a q(z_1, ..., z_L | x) of its own.
+
+    A subclass makes the networks of q in ``_add_inference``, and draws from it in ``_infer``.
+
+    Args:
+        image_shape: (C, H, W).
+        likelihood: what the decoder's numbers mean.
+        latent_dims: dimensions of z_1, ..., z_L.
+        hidden: width of the hidden layers at each stage, as many as ``latent_dims``.
+        batch_norm: normalize the hidden layers over the batch. Without it the upper layers of a
+            deep stack hardly ever start (Sonderby et al. 2016; chapter 13 shows it).
+        log_variance_bound: log-variances are squashed smoothly to plus or minus this.
+
+    Example:
+        >>> from vae_tutorial import Bernoulli
+        >>> model = HierarchicalVAE((1, 8, 8), Bernoulli((1, 8, 8)), (4, 2), (32, 16))
+        >>> images, z = model.generate(5, seed=0)
+        >>> images.shape, z[1].shape, model.prior(1, above=z[2]).event_shape
+        (torch.Size([5, 1, 8, 8]), torch.Size([5, 4]), torch.Size([4]))
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], likelihood: nn.Module,
+        latent_dims: Sequence[int] = (32, 16, 8), hidden: Sequence[int] = (256, 128, 64), *,
+        batch_norm: bool = True, log_variance_bound: float | None = 8.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not latent_dims or len(latent_dims) != len(hidden):
+            raise ValueError(
+                f"needs one hidden width per stochastic layer, got {len(latent_dims)} latent_dims "
+                f"and {len(hidden)} hidden"
+            )
+        self.image_shape, self.latent_dims = tuple(image_shape), tuple(latent_dims)
+        self.likelihood = likelihood
+        # From numbers to the Gaussian of a layer, upwards and downwards; no parameters of its own.
+        self.gaussians = nn.ModuleList(
+            MeanFieldGaussian(d, log_variance_bound) for d in self.latent_dims
+        )
+        self.top = StandardNormal(self.latent_dims[-1])
+        self._add_inference(hidden, batch_norm)
+        dims = self.latent_dims
+        self.down = nn.ModuleList(  # p(z_l | z_(l+1)), for l = 1, ..., L - 1
+            _mlp(above, width, 2 * d, batch_norm)
+            for above, width, d in zip(dims[1:], hidden[1:], dims[:-1], strict=True)
+        )
+        self.to_image = _mlp(dims[0], hidden[0], prod(likelihood.param_shape), batch_norm)
+
+    def prior(self, layer: int, above: Tensor | None = None) -> Distribution:
+        """p(z_layer | above), of latents (N, D) one layer up; N(0, I) at the top, without any."""
+        if layer == len(self.latent_dims):
+            return self.top()
+        return self.gaussians[layer - 1](self.down[layer - 1](above))
+
+    def decoder(self, z_1: Tensor) -> Distribution:
+        """z_1 (N, D_1) to p(x|z_1), batch shape (N,) and event shape (C, H, W)."""
+        return self.likelihood(self.to_image(z_1).unflatten(-1, self.likelihood.param_shape))
+
+    def decode(self, z_1: Tensor) -> Tensor:
+        """z_1 (N, D_1) to mean images (N, C, H, W)."""
+        return self.decoder(z_1).mean
+
+    def infer_latents(self, x: Tensor) -> tuple[Layers, Layers]:
+        """Draw the latents (N, D_l) of every layer l, given images (N, C, H, W), with its KL term.
+
+        The terms, (N,) each, are in nats: the ladder's in closed form given the layers above, the
+        plain hierarchy's log q - log p at the draw, whose mean over draws is the KL term.
+        """
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"expected images (N, {self.image_shape}), got {tuple(x.shape)}")
+        return self._infer(x.flatten(1))
+
+    def encode(self, x: Tensor) -> Layers:
+        """The latents (N, D_l) of every layer l, drawn from the posterior of images (N, C, H, W)."""
+        return self.infer_latents(x)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, *, seed: int | None = None) -> Tensor:
+        """Images through a draw of the posterior and back: mean images (N, C, H, W)."""
+        with seeded(seed):
+            return self.decode(self.encode(x)[1])
+
+    @torch.no_grad()
+    def generate(
+        self, n: int, *, given: Layers | None = None, seed: int | None = None
+    ) -> tuple[Tensor, Layers]:
+        """Draw from the top down: n mean images (n, C, H, W), and the latents of every layer.
+
+        Args:
+            n: how many.
+            given: layers (from 1) that are held: their latents (n, D). All others are drawn.
+            seed: makes the draw repeatable.
+        """
+        given, top = given or {}, len(self.latent_dims)
+        unknown = set(given) - set(range(1, top + 1))
+        if n < 1 or unknown:
+            raise ValueError(f"needs n >= 1 and layers from 1 to {top}, got {n}, {unknown}")
+        z: Layers = {}
+        with seeded(seed):
+            for layer in range(top, 0, -1):
+                # Drawn for held layers, too, so that the noise of those below stays the same.
+                drawn = self.prior(layer, z.get(layer + 1)).expand((n,)).rsample()
+                z[layer] = given.get(layer, drawn)
+        return self.decode(z[1]), z
+
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """n mean images (n, C, H, W) from the prior."""
+        return self.generate(n, seed=seed)[0]
+
+
+class LadderVAE(Hierarchy):
+    """A VAE with several stochastic layers that are inferred from the top: Sonderby et al. (2016).
+
+    The encoder goes up **deterministically**, and leaves at each layer what the image says about
+    z_l. Then latents are drawn from the top down, and the posterior of z_l merges, weighted by
+    precision, what the image says with what the layer above predicts. So the posterior shares the
+    path down with the generative model, and a layer whose image part knows nothing has a KL term
+    of zero.
+
+    Arguments as for :class:`Hierarchy`.
+
+    Example:
+        >>> from vae_tutorial import Bernoulli
+        >>> model = LadderVAE((1, 8, 8), Bernoulli((1, 8, 8)), (4, 2), (32, 16))
+        >>> list(ladder_elbo(model, torch.zeros(5, 1, 8, 8)))
+        ['loss', 'negative_elbo', 'reconstruction', 'kl', 'kl_1', 'kl_2']
+    """
+
+    def _add_inference(self, hidden: Sequence[int], batch_norm: bool) -> None:
+        widths = [prod(self.image_shape), *hidden]
+        self.up = nn.ModuleList(_hidden(a, b, batch_norm) for a, b in pairwise(widths))
+        self.says = nn.ModuleList(
+            HeLinear(width, 2 * d) for width, d in zip(hidden, self.latent_dims, strict=True)
+        )
+
+    def _infer(self, x: Tensor) -> tuple[Layers, Layers]:
+        said = []
+        for up, says, gaussian in zip(self.up, self.says, self.gaussians, strict=True):
+            x = up(x)
+            said.append(gaussian(says(x)))
+        z, kl, top = {}, {}, len(said)
+        for layer in range(top, 0, -1):
+            p = self.prior(layer, z.get(layer + 1))
+            # At the top the image alone speaks: N(0, I) comes in by the KL term.
+            q = said[-1] if layer == top else precision_weighted(said[layer - 1], p)
+            z[layer], kl[layer] = q.rsample(), kl_divergence(q, p)
+        return z, kl
+
+
+class HierarchicalVAE(Hierarchy):
+    """The plain hierarchical VAE: the encoder draws z_1 from the image, z_2 from z_1, and so on up.
+
+    The path down serves generation alone. Arguments as for :class:`Hierarchy`.
+
+    Example:
+        >>> from vae_tutorial import Bernoulli
+        >>> model = HierarchicalVAE((1, 8, 8), Bernoulli((1, 8, 8)), (4, 2), (32, 16))
+        >>> model.reconstruct(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    def _add_inference(self, hidden: Sequence[int], batch_norm: bool) -> None:
+        sources = [prod(self.image_shape), *self.latent_dims[:-1]]
+        self.infer = nn.ModuleList(
+            _mlp(n, width, 2 * d, batch_norm)
+            for n, width, d in zip(sources, hidden, self.latent_dims, strict=True)
+        )
+
+    def _infer(self, x: Tensor) -> tuple[Layers, Layers]:
+        z, log_q = {}, {}
+        for layer, (infer, gaussian) in enumerate(zip(self.infer, self.gaussians, strict=True), 1):
+            q = gaussian(infer(x))
+            z[layer] = x = q.rsample()
+            log_q[layer] = q.log_prob(x)
+        log_p = {k: self.prior(k, z.get(k + 1)).log_prob(z[k]) for k in z}
+        return z, {k: log_q[k] - log_p[k] for k in z}
+
+
+def ladder_elbo(
+    model: Hierarchy, x: Tensor, *, beta: float = 1.0, samples: int = 1
+) -> dict[str, Tensor]:
+    """The negative ELBO of a hierarchy, with the KL term of each layer.
+
+    Args:
+        model: a :class:`LadderVAE` or a :class:`HierarchicalVAE`.
+        x: images (B, C, H, W).
+        beta: weight of all KL terms, for warm-up.
+        samples: S, draws of all latents for each image.
+
+    Returns:
+        ``loss`` = ``reconstruction`` + beta * ``kl``; ``negative_elbo``, the same at beta = 1;
+        ``kl`` = the sum of ``kl_1``, ..., ``kl_L``; each (B,), in nats per image.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    repeated = x.repeat(samples, 1, 1, 1)  # (S B, C, H, W): all samples in one pass
+    z, kl = model.infer_latents(repeated)
+    log_likelihood = model.decoder(z[1]).log_prob(repeated)  # (S B,)
+    reconstruction = -log_likelihood.unflatten(0, (samples, len(x))).mean(0)
+    layers = {f"kl_{k}": kl[k].unflatten(0, (samples, len(x))).mean(0) for k in sorted(kl)}
+    total = sum(layers.values())
+    terms = {"negative_elbo": reconstruction + total, "reconstruction": reconstruction, "kl": total}
+    return {"loss": reconstruction + beta * total} | terms | layers

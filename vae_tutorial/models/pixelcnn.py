@@ -1,0 +1,202 @@
+"""A Gated PixelCNN: a prior over grids of symbols, one place after the other.
+
+van den Oord et al. (2016). p(codes) is a product over the places in reading order, each symbol given
+those before it. Two stacks of convolutions see what lies before a place: the vertical one all rows
+above, the horizontal one the row's own places to the left. Together they leave no blind spot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_tutorial.models.vqvae import check_codes
+from vae_tutorial.networks import device_of
+from vae_tutorial.progress import progress_bar
+from vae_tutorial.randomness import seeded
+from vae_tutorial.spec import Part
+
+
+class GatedLayer(Part):
+    """One layer of both stacks: van den Oord et al. (2016), figure 2.
+
+    Nothing here is masked by multiplication: kernels are cut to the half that may be looked at,
+    and padding shifts them there. The vertical stack at row i sees rows up to and including i of
+    its own input; on its path to the horizontal stack it is shifted down by one row, so that only
+    rows above arrive.
+
+    Args:
+        channels: of each stack.
+        kernel: side of the (whole) kernel, odd.
+        first: type A, the horizontal stack does not see its own place, and there is nothing to add
+            the result to. Later layers (type B) see their own place's features, which hold
+            nothing of the place's own symbol, and are residual.
+
+    Example:
+        >>> v, h = GatedLayer(4, first=True)(*torch.zeros(2, 1, 4, 5, 6))
+        >>> v.shape, h.shape
+        (torch.Size([1, 4, 5, 6]), torch.Size([1, 4, 5, 6]))
+    """
+
+    def __init__(self, channels: int, kernel: int = 3, *, first: bool = False) -> None:
+        super().__init__()
+        if kernel < 3 or kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd and at least 3, got {kernel}")
+        self.first, self.reach = first, kernel // 2
+        self.vertical = nn.Conv2d(channels, 2 * channels, (self.reach + 1, kernel))
+        self.to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
+        width = self.reach if first else self.reach + 1
+        self.horizontal = nn.Conv2d(channels, 2 * channels, (1, width))
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Two stacks (B, C, H, W) to the next two."""
+        r = self.reach
+        rows = self.vertical(F.pad(v, (r, r, r, 0)))  # row i from rows i - r to i
+        above = F.pad(rows, (0, 0, 1, 0))[..., :-1, :]  # row i gets what was made at row i - 1
+        left = F.pad(h, (r, 0, 0, 0))
+        if self.first:
+            left = left[..., :-1]  # column j from columns j - r to j - 1
+        columns = self.horizontal(left) + self.to_horizontal(above)
+        new = self.out(_gate(columns))
+        return _gate(rows), new if self.first else h + new
+
+
+def _gate(x: Tensor) -> Tensor:
+    """tanh of one half of the channels times sigmoid of the other: equation 2."""
+    value, gate = x.chunk(2, dim=1)
+    return torch.tanh(value) * torch.sigmoid(gate)
+
+
+class GatedPixelCNN(Part):
+    """A prior over grids of whole numbers from 0 to K - 1.
+
+    Called without arguments it answers with a distribution of batch shape ``()`` and event shape
+    (H, W): ``log_prob`` of codes (B, H, W), int64, is (B,), in nats; ``sample`` draws codes.
+
+    Args:
+        num_codes: K.
+        grid: (H, W) of a grid.
+        channels: of each stack, and of the embedding that symbols enter through.
+        layers: gated layers, the first of type A.
+        hidden: channels of the 1x1 convolution before the logits.
+        kernel: side of the convolutions.
+
+    Example:
+        >>> prior = GatedPixelCNN(num_codes=8, grid=(3, 4), channels=4, layers=2, hidden=16)
+        >>> codes = prior.sample(5, seed=0)
+        >>> codes.shape, prior.logits(codes).shape, prior().log_prob(codes).shape
+        (torch.Size([5, 3, 4]), torch.Size([5, 8, 3, 4]), torch.Size([5]))
+    """
+
+    def __init__(
+        self, num_codes: int, grid: Sequence[int], *, channels: int = 64, layers: int = 11,
+        hidden: int = 512, kernel: int = 3,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if num_codes < 2 or layers < 1 or min(grid) < 1:
+            raise ValueError(
+                f"needs num_codes >= 2, layers >= 1 and a grid, got {num_codes}, {layers}, {grid}"
+            )
+        self.num_codes, self.grid = num_codes, tuple(grid)
+        self.embedding = nn.Embedding(num_codes, channels)
+        self.layers = nn.ModuleList(
+            GatedLayer(channels, kernel, first=i == 0) for i in range(layers)
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, num_codes, 1)
+        )
+
+    def forward(self) -> Distribution:
+        return _Grids(self)
+
+    def features(self, embedded: Tensor) -> Tensor:
+        """Embedded grids (B, C, H, W) to logits: what can be differentiated by its input."""
+        v = h = embedded
+        for layer in self.layers:
+            v, h = layer(v, h)
+        return self.head(h)
+
+    def logits(self, codes: Tensor) -> Tensor:
+        """Codes (B, H, W) to the logits (B, K, H, W) of each place given those before it."""
+        check_codes(codes, self.grid, self.num_codes)
+        return self.features(self.embedding(codes).movedim(-1, 1))
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, above: Tensor | None = None, seed: int | None = None,
+        temperature: float = 1.0, progress: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Draw codes (n, H, W), int64: place after place, one pass through the network for each.
+
+        Args:
+            n: how many.
+            above: the first rows of each grid, (n, rows, W): they are kept, and the rest is drawn
+                given them.
+            seed: makes the draw repeatable.
+            temperature: logits are divided by it. Below 1 likely symbols get likelier; what is
+                drawn is then no longer the model's distribution.
+            progress: show a bar.
+        """
+        if n < 1 or not temperature > 0:
+            raise ValueError(f"needs n >= 1 and temperature > 0, got {n} and {temperature}")
+        height, width = self.grid
+        codes = torch.zeros(n, height, width, dtype=torch.int64, device=device_of(self))
+        first = 0
+        if above is not None:
+            first = above.shape[1] if above.ndim == 3 else -1
+            if above.shape != (n, first, width) or not 0 <= first < height:
+                raise ValueError(
+                    f"above must be ({n}, rows, {width}) with fewer than {height} rows, got "
+                    f"{tuple(above.shape)}"
+                )
+            codes[:, :first] = above.to(codes.device)
+        with seeded(seed), progress_bar((height - first) * width, progress) as bar:
+            for y in range(first, height):
+                for x in range(width):
+                    # Rows below do not matter to this place, so they need not be computed.
+                    embedded = self.embedding(codes[:, : y + 1]).movedim(-1, 1)
+                    logits = self.features(embedded)[:, :, y, x].float() / temperature  # (n, K)
+                    codes[:, y, x] = torch.multinomial(logits.softmax(1), 1).squeeze(1)
+                    bar.update()
+        return codes
+
+
+class _Grids(Distribution):
+    """What :class:`GatedPixelCNN` answers with: batch shape (), event shape (H, W)."""
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, model: GatedPixelCNN) -> None:
+        self.model = model
+        super().__init__(torch.Size(), torch.Size(model.grid), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        codes = value.reshape(-1, *value.shape[-2:])
+        # In the weights' precision, also under autocast: this is a sum over many places.
+        logits = self.model.logits(codes).to(self.model.embedding.weight.dtype)
+        nats = F.cross_entropy(logits, codes, reduction="none").sum((1, 2))
+        return -nats.view(value.shape[:-2])
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.model.sample(math.prod(sample_shape)).view(*sample_shape, *self.model.grid)
+
+
+def code_loss(model: GatedPixelCNN, codes: Tensor) -> dict[str, Tensor]:
+    """The negative log-likelihood of grids of codes: exact, not a bound.
+
+    Args:
+        model: the PixelCNN.
+        codes: (B, H, W), int64.
+
+    Returns:
+        ``loss`` and ``nats``, the same number, per grid, and ``bits``, per code; each (B,).
+    """
+    nats = -model().log_prob(codes)
+    return {"loss": nats, "nats": nats, "bits": nats / (math.prod(model.grid) * math.log(2))}

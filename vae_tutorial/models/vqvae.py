@@ -1,0 +1,365 @@
+"""The VQ-VAE: an autoencoder whose code is a grid of entries from a learnt codebook.
+
+van den Oord et al. (2017). The encoder gives a vector for each place of a small grid; the quantizer
+puts the nearest of K codebook vectors in its place; the decoder sees those alone. So an image
+becomes a grid of whole numbers, and a prior over such grids can be learnt afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from vae_tutorial.data import Dataset, Split, to_float
+from vae_tutorial.evaluate import Estimate, per_example
+from vae_tutorial.networks import HeConv2d, HeConvTranspose2d, device_of
+from vae_tutorial.randomness import seeded
+from vae_tutorial.spec import Part
+
+Terms = dict[str, Tensor]
+
+
+def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The index of the nearest codebook vector for each vector.
+
+    |v - e|^2 = |v|^2 - 2 v'e + |e|^2, and the first part is the same for all e. So one matrix
+    product (N, D) x (D, K) is enough; the (N, K, D) tensor of differences is never made. Both are
+    seen from the codebook's mean: far from zero the two parts nearly cancel, and rounding is left.
+
+    Args:
+        vectors: (N, D).
+        codebook: (K, D).
+
+    Returns:
+        (N,), int64, numbers from 0 to K - 1.
+
+    Example:
+        >>> nearest_codes(torch.tensor([[0.9], [0.1]]), codebook=torch.tensor([[0.0], [1.0]]))
+        tensor([1, 0])
+    """
+    centre = codebook.mean(0)
+    vectors, codebook = vectors - centre, codebook - centre
+    return (codebook.square().sum(1) - 2 * vectors @ codebook.T).argmin(1)
+
+
+def check_codes(codes: Tensor, grid: Sequence[int], num_codes: int) -> None:
+    """A ValueError for what are no codes: int64 (B, H, W) from 0 to K - 1."""
+    if codes.ndim != 3 or tuple(codes.shape[1:]) != tuple(grid) or codes.dtype != torch.int64:
+        raise ValueError(
+            f"expected codes (B, {', '.join(map(str, grid))}) of int64, got {tuple(codes.shape)} "
+            f"of {codes.dtype}"
+        )
+    if codes.device.type == "cpu" and len(codes):  # an accelerator would have to be waited for
+        low, high = map(int, codes.aminmax())
+        if not 0 <= low <= high < num_codes:
+            raise ValueError(f"expected codes from 0 to {num_codes - 1}, got {low} to {high}")
+
+
+class VectorQuantizer(Part):
+    """Vectors to their nearest neighbours in a codebook: van den Oord et al. (2017), equations 1, 2.
+
+    Forward the output is the codebook vector; backward its gradient is passed to the input as it
+    is (the straight-through estimator), because the nearest neighbour has no gradient of its own.
+
+    Two methods of learning the codebook. By gradient: the codebook loss |sg(v) - e|^2 pulls each
+    entry towards the vectors that chose it (equation 3, second term). By moving averages, with
+    ``decay`` (appendix A.1): each entry is the running mean of those vectors, and there is no
+    codebook loss; an entry that has hardly been chosen lately is put on a vector of the present
+    batch. Entries are drawn uniformly from [-1/K, 1/K].
+
+    Args:
+        num_codes: K.
+        dim: D.
+        decay: of the moving averages; ``None`` learns the codebook by gradient.
+        reset_below: with ``decay``, an entry whose running count in a batch falls below this is
+            dead, and is put on a random vector of the batch.
+
+    Shape:
+        ``(B, D, h, w)`` to quantized vectors of the same shape, and codes (B, h, w).
+
+    Example:
+        >>> quantized, codes, terms = VectorQuantizer(8, dim=4)(torch.zeros(2, 4, 5, 6))
+        >>> quantized.shape, codes.shape, terms["commitment"].shape
+        (torch.Size([2, 4, 5, 6]), torch.Size([2, 5, 6]), torch.Size([2]))
+    """
+
+    def __init__(
+        self, num_codes: int = 128, dim: int = 256, *, decay: float | None = None,
+        reset_below: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if num_codes < 2 or dim < 1:
+            raise ValueError(f"needs num_codes >= 2 and dim >= 1, got {num_codes} and {dim}")
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f"decay must lie in (0, 1) or be None, got {decay}")
+        self.num_codes, self.dim, self.decay, self.reset_below = num_codes, dim, decay, reset_below
+        codebook = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
+        if decay is None:
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("counts", torch.ones(num_codes))
+            self.register_buffer("sums", codebook.clone())
+
+    @torch.no_grad()  # whole numbers have no gradient
+    def codes(self, z: Tensor) -> Tensor:
+        """(B, D, h, w) to the indices (B, h, w) of the nearest entries."""
+        # In bfloat16 two near entries would often be told apart by rounding alone.
+        flat = z.movedim(1, -1).to(self.codebook.dtype)  # (B, h, w, D)
+        with torch.autocast(z.device.type, enabled=False):
+            return nearest_codes(flat.reshape(-1, self.dim), self.codebook).view(flat.shape[:-1])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to their vectors (B, D, h, w)."""
+        return F.embedding(codes, self.codebook).movedim(-1, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """Quantized vectors with the straight-through gradient, codes, and the losses' terms.
+
+        The terms are ``codebook`` |sg(v) - e|^2 (zero with moving averages) and ``commitment``
+        |v - sg(e)|^2, each a mean over the D numbers of the places, one for each image: (B,).
+        """
+        z = z.to(self.codebook.dtype)
+        codes = self.codes(z)
+        entries = self.lookup(codes)
+        commitment = (z - entries.detach()).square().mean((1, 2, 3))
+        if self.decay is None:
+            codebook = (z.detach() - entries).square().mean((1, 2, 3))
+        else:
+            codebook = torch.zeros_like(commitment)
+            if self.training:
+                with torch.autocast(z.device.type, enabled=False):  # running sums in full precision
+                    self._update(z.detach(), codes)
+        quantized = z + (entries - z).detach()  # entries forward, the identity backward
+        return quantized, codes, {"codebook": codebook, "commitment": commitment}
+
+    @torch.no_grad()
+    def _update(self, z: Tensor, codes: Tensor) -> None:
+        vectors = z.movedim(1, -1).reshape(-1, self.dim)  # (N, D)
+        chosen = F.one_hot(codes.flatten(), self.num_codes).to(vectors.dtype)  # (N, K)
+        self.counts.lerp_(chosen.sum(0), 1 - self.decay)
+        self.sums.lerp_(chosen.T @ vectors, 1 - self.decay)
+        dead = self.counts < self.reset_below
+        # Drawn for every entry, so that the random numbers do not depend on how many are dead.
+        picks = vectors[torch.randint(len(vectors), (self.num_codes,)).to(vectors.device)]
+        self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
+        self.sums.copy_(torch.where(dead[:, None], picks, self.sums))
+        self.codebook.copy_(self.sums / self.counts[:, None])
+
+
+class ResidualBlock(Part):
+    """x + conv1x1(relu(conv3x3(relu(x)))): the block of van den Oord et al. (2017), section 4.1.
+
+    Example:
+        >>> ResidualBlock(4, hidden=2)(torch.zeros(1, 4, 5, 6)).shape
+        torch.Size([1, 4, 5, 6])
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            HeConv2d(channels, hidden, 3, padding=1),
+            nn.ReLU(),
+            HeConv2d(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class VQVAE(Part):
+    """Encoder, quantizer, decoder, for images whose sides are multiples of four.
+
+    The networks see images in [-1, 1]; what goes in and comes out of the model is in [0, 1], as
+    everywhere in this package.
+
+    Args:
+        image_shape: (C, H, W).
+        quantizer: between the two; its ``dim`` is the number of channels of the code.
+        channels: of the two convolutions of stride 2, in front of and behind the code.
+        blocks: residual blocks on either side.
+
+    Shape:
+        images ``(B, C, H, W)`` to codes ``(B, H / 4, W / 4)``.
+
+    Example:
+        >>> model = VQVAE((3, 32, 32), VectorQuantizer(num_codes=16, dim=8), channels=(8, 16))
+        >>> codes = model.encode(torch.zeros(5, 3, 32, 32))
+        >>> codes.shape, model.decode(codes).shape, model.prior().log_prob(codes).shape
+        (torch.Size([5, 8, 8]), torch.Size([5, 3, 32, 32]), torch.Size([5]))
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], quantizer: VectorQuantizer,
+        channels: Sequence[int] = (64, 128), blocks: int = 2,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        c, h, w = image_shape
+        if h % 4 or w % 4:
+            raise ValueError(
+                f"a VQ-VAE halves images twice, so their sides must be multiples of 4, got {h}x{w}; "
+                "crop them, or pad them with torch.nn.functional.pad."
+            )
+        self.image_shape, self.grid = (c, h, w), (h // 4, w // 4)
+        first, second = channels
+        residual = [ResidualBlock(second, second // 2) for _ in range(2 * blocks)]
+        self.encoder = nn.Sequential(
+            HeConv2d(c, first, 4, stride=2, padding=1),
+            nn.ReLU(),
+            HeConv2d(first, second, 4, stride=2, padding=1),
+            *residual[:blocks],
+            nn.ReLU(),
+            HeConv2d(second, quantizer.dim, 1),
+        )
+        self.quantizer = quantizer
+        self.decoder = nn.Sequential(
+            HeConv2d(quantizer.dim, second, 3, padding=1),
+            *residual[blocks:],
+            nn.ReLU(),
+            HeConvTranspose2d(second, first, 4, stride=2, padding=1),
+            nn.ReLU(),
+            HeConvTranspose2d(first, c, 4, stride=2, padding=1),
+        )
+
+    def _features(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"expected images (B, {self.image_shape}), got {tuple(x.shape)}")
+        # Channels last in memory: convolutions of this kind are faster so, on CPUs and GPUs.
+        return self.encoder((2 * x - 1).contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()  # whole numbers have no gradient
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to their codes (B, h, w), int64."""
+        return self.quantizer.codes(self._features(x))
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """q(z|x) of images (B, C, H, W): all on the nearest entries, equation 1; event (h, w).
+
+        From :meth:`prior` it is always h w log K nats away: the KL term that the loss leaves out.
+        """
+        chosen = F.one_hot(self.encode(x), self.quantizer.num_codes).float()
+        return Independent(Categorical(logits=chosen.log(), validate_args=False), 2)
+
+    def prior(self) -> Distribution:
+        """The p(z) of training: every grid is equally likely; batch shape (), event (h, w)."""
+        logits = torch.zeros(*self.grid, self.quantizer.num_codes, device=device_of(self))
+        return Independent(Categorical(logits=logits, validate_args=False), 2)
+
+    def likelihood(self, codes: Tensor) -> Distribution:
+        """p(x|z) of codes (B, h, w), event (C, H, W): Gaussian pixels, for images in [0, 1].
+
+        Their one scale makes -log p(x|z) the ``reconstruction`` of :func:`vq_loss` plus a constant.
+        """
+        check_codes(codes, self.grid, self.quantizer.num_codes)
+        mean = (self.decoder(self.quantizer.lookup(codes)) + 1) / 2
+        # (2 x - 2 mean)^2 / n = (x - mean)^2 / (2 scale^2), with n numbers per image.
+        scale = math.sqrt(math.prod(self.image_shape) / 8)
+        return Independent(Normal(mean, scale, validate_args=False), 3)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to mean images (B, C, H, W), clamped to [0, 1]."""
+        return self.likelihood(codes).mean.clamp(0, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Through the codes and back: mean images (B, C, H, W)."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, prior: Callable[[], Distribution] | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Draw codes from a prior, and decode them to mean images (n, C, H, W).
+
+        The prior, called without arguments, answers with a distribution over grids: for example a
+        :class:`~vae_tutorial.models.pixelcnn.GatedPixelCNN`, by default the uniform one.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        prior = self.prior if prior is None else prior
+        with seeded(seed):
+            return self.decode(prior().sample((n,)).to(device_of(self)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """Images (B, C, H, W) to their redrawn selves in [-1, 1], codes, and the quantizer's terms."""
+        quantized, codes, terms = self.quantizer(self._features(x))
+        return self.decoder(quantized), codes, terms
+
+
+def perplexity(codes: Tensor, num_codes: int) -> Tensor:
+    """exp of the entropy of how often each code occurs: the number of codes in effective use.
+
+    Between 1 (always the same) and ``num_codes`` (all equally often).
+    """
+    share = torch.bincount(codes.flatten(), minlength=num_codes).double() / codes.numel()
+    return torch.exp(-torch.xlogy(share, share).sum())
+
+
+def vq_loss(model: VQVAE, x: Tensor, *, commitment_weight: float = 0.25) -> Terms:
+    """The objective of van den Oord et al. (2017), equation 3, with means in place of sums.
+
+    Args:
+        model: the VQ-VAE.
+        x: images (B, C, H, W) in [0, 1].
+        commitment_weight: their beta.
+
+    Returns:
+        ``loss`` = ``reconstruction`` + ``codebook`` + commitment_weight * ``commitment``, and
+        ``perplexity`` (of the batch, the same number for every image); each (B,). The
+        reconstruction is the mean squared error over the numbers of an image in [-1, 1].
+    """
+    redrawn, codes, terms = model(x)
+    reconstruction = (redrawn - (2 * x - 1)).square().mean((1, 2, 3))
+    loss = reconstruction + terms["codebook"] + commitment_weight * terms["commitment"]
+    used = perplexity(codes, model.quantizer.num_codes).to(loss.dtype).expand(len(x))
+    return {"loss": loss, "reconstruction": reconstruction, **terms, "perplexity": used}
+
+
+def _redrawn(model: VQVAE, x: Tensor) -> Terms:
+    codes = model.encode(x)
+    return {"codes": codes, "squares": (model.decode(codes) - x).square().mean((1, 2, 3))}
+
+
+def measure_vqvae(
+    model: VQVAE, data: Split | Tensor, *, batch_size: int = 500
+) -> dict[str, Estimate]:
+    """How well a VQ-VAE redraws held-out images (N, C, H, W), and how many codes it uses for them.
+
+    Returns:
+        ``reconstruction``, the mean squared error over the numbers of an image in [0, 1];
+        ``perplexity``, exp of the entropy of the codes over all places of all images;
+        ``codes_used``, the share of the K codes that occur at all.
+    """
+    terms = per_example(model, _redrawn, data, batch_size=batch_size)
+    k, codes, squares = model.quantizer.num_codes, terms["codes"].long(), terms["squares"]
+    return {
+        "reconstruction": Estimate(squares.mean(), squares.std(correction=0) / len(squares) ** 0.5),
+        "perplexity": Estimate(perplexity(codes, k)),
+        "codes_used": Estimate(len(codes.unique()) / k),
+    }
+
+
+def codes_of(model: VQVAE, source: Dataset, *, batch_size: int = 500) -> Dataset:
+    """A data set of codes (N, h, w), int64: every image of ``source`` as a VQ-VAE writes it.
+
+    Labels and classes are the source's. The recipe is the source's checksum and the model's weights,
+    so a prior that was trained on these codes is told from one on the codes of another model.
+    """
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.cpu().contiguous().numpy().tobytes())
+    recipe = f"codes of {source.sha256} by {weights.hexdigest()}"
+
+    def encode(split: Split) -> Split:
+        batches = split.images.split(batch_size)
+        codes = [model.encode(to_float(x.to(device_of(model)))).cpu() for x in batches]
+        return Split(torch.cat(codes), split.labels)
+
+    return Dataset(f"{source.name}-codes", *map(encode, source.splits), source.classes, recipe)
