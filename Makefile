@@ -38,7 +38,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]' -c constraints.txt
 	@touch $@
 
-$(SITE)/.built: $(BOOK_SOURCES) pyproject.toml CITATION.cff | $(VENV)/.installed-book
+$(SITE)/.built: $(BOOK_SOURCES) pyproject.toml CITATION.cff README.md .gitignore | $(VENV)/.installed-book
 	@rm -f $@
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book \
 		-W -n --keep-going --quiet

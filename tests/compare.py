@@ -1,21 +1,15 @@
 """How the outputs of a notebook that was run again are compared with the stored ones.
 
-A plugin for nbval, loaded by ``tools/run_tests.py``. Another CPU computes other last bits, so:
-
-- Text is compared exactly, line by line, but for spaces next to a number: a digit more moves them.
-- Numbers with a decimal point, an exponent or a percent sign may differ by one unit of the last
-  printed digit: numbers that agree further than they are printed can round to neighbours, and no
-  further apart. Whole numbers are counts, and must be equal.
-- Pictures must look the same: see :func:`share_that_differs`.
-
-A cell that is less certain says so in its metadata::
+A plugin for nbval, loaded by ``tools/run_tests.py``. Another CPU computes other last bits, so
+numbers with a decimal point, an exponent or a percent sign may differ by one unit of the last
+printed digit: those that agree further than they are printed round to neighbours at most. Pictures
+must look the same (:func:`share_that_differs`). All else must be equal, but for spaces next to a
+number: a digit more moves them. A cell that is less certain says so in its metadata::
 
     "compare": {"units": 3}          numbers may differ by three units of the last printed digit
     "compare": {"integers": true}    whole numbers may differ as the others may
     "compare": {"picture": 0.02}     so large a share of each picture may look different
 """
-
-from __future__ import annotations
 
 import base64
 import difflib
@@ -95,10 +89,8 @@ def share_that_differs(stored: np.ndarray, new: np.ndarray) -> float:
         return 1.0
     height, width = np.minimum(stored.shape, new.shape)[:2]
     stored, new = (np.moveaxis(p[:height, :width], -1, 0).copy() for p in (stored, new))
-    (high, low), (new_high, new_low) = (
-        (ndimage.maximum_filter(p, (1, 3, 3)), ndimage.minimum_filter(p, (1, 3, 3)))
-        for p in (stored, new)
-    )
+    high, new_high = (ndimage.maximum_filter(p, (1, 3, 3)) for p in (stored, new))
+    low, new_low = (ndimage.minimum_filter(p, (1, 3, 3)) for p in (stored, new))
     least = np.ones((height, width), np.float32)
     for shift in product((0, 1, -1), repeat=2):
         moved, above, below = (np.roll(p, shift, (1, 2)) for p in (new, new_high, new_low))
@@ -124,22 +116,21 @@ def picture_differences(stored: str, new: str, rule: Rule, path: Path) -> list[s
     width = max(p.shape[1] for p in pictures)
     both = np.concatenate([np.pad(p, ((0, 9), (0, width - p.shape[1]), (0, 0))) for p in pictures])
     Image.fromarray((both * 255).astype(np.uint8)).save(path)
-    return [
-        f"    {share:.3%} of the pixels look different, {rule.picture:.3%} may; stored above new: {path}"
-    ]
+    words = "{:.3%} of the pixels look different, {:.3%} may; stored above new: {}"
+    return ["    " + words.format(share, rule.picture, path)]
 
 
 def _contents(outputs: list) -> dict[str, list]:
     """What a cell put out: a kind (a stream, a MIME type, an error) and all that is of it."""
     found = defaultdict(list)
     for output in outputs:
-        if output["output_type"] == "stream":
+        if "text" in output:
             found[output["name"]].append(output["text"])
-        elif output["output_type"] == "error":
+        elif "ename" in output:
             found["error"].append(f"{output['ename']}: {output['evalue']}")
         for kind, value in output.get("data", {}).items():
-            if kind != "application/vnd.jupyter.widget-view+json":  # its names are random
-                found[kind].append(str(value))
+            found[kind].append(str(value))
+    found.pop("application/vnd.jupyter.widget-view+json", None)  # its names are random
     return found
 
 
@@ -150,10 +141,8 @@ def differences(stored: list, new: list, rule: Rule, picture: Path, sanitize=str
         is_picture = kind in ("image/png", "image/jpeg")
         for number, pair in enumerate(zip_longest(stored[kind], new[kind])):
             if None in pair:
-                shown = ("nothing" if x is None else "a picture" if is_picture else x for x in pair)
-                found = [
-                    f"{side} {x}" for side, x in zip(("- stored:", "+ new:"), shown, strict=True)
-                ]
+                texts = ("a picture" if x and is_picture else x or "nothing" for x in pair)
+                found = ["- stored: {}\n+ new: {}".format(*texts)]
             elif is_picture:
                 found = picture_differences(*pair, rule, Path(f"{picture}-{number}.png"))
             else:

@@ -1,6 +1,4 @@
-"""What the tests run on, said at the top of every run, and fixtures that several files use."""
-
-from __future__ import annotations
+"""What the tests run on, said at the top of every run, and what several files use."""
 
 import os
 import platform
@@ -13,20 +11,23 @@ import torch
 from vae_tutorial import data
 
 ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "book" / "_build" / "html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pages(*besides: str) -> list[str]:
+    """The built site's pages; where nothing is built one name, whose tests fail."""
+    paths = [path.relative_to(SITE) for path in sorted(SITE.rglob("*.html"))]
+    besides = {"_static", "_sources", "mathjax", *besides}
+    return [path.as_posix() for path in paths if path.parts[0] not in besides] or [
+        "book/index.html"
+    ]
 
 
 def find_browser() -> str | None:
     """The path of a Chromium, or None."""
-    named = os.environ.get("CHROMIUM")
-    return named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
-
-
-def _mnist():
-    try:
-        return data.load("mnist")
-    except (FileNotFoundError, ValueError):
-        return None
+    found = [os.environ.get("CHROMIUM"), *map(shutil.which, BROWSERS)]
+    return next(filter(None, found), None)
 
 
 def on_digits() -> bool:
@@ -34,38 +35,28 @@ def on_digits() -> bool:
 
 
 def pytest_report_header() -> list[str]:
+    source = f"real MNIST in {data.data_root()}: every notebook's outputs are compared"
     if on_digits():
         source = (
             "bundled digits: tests marked mnist are left out; the notebooks run on digits and "
             "their numbers are not compared with the stored ones"
         )
-    else:
-        source = f"real MNIST in {data.data_root()}: every notebook's outputs are compared"
-    gpu = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else "none (GPU paths are not run)"
-    )
-    browser = find_browser() or "none (tests marked browser are left out)"
+    gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
     return [
         f"data: {source}",
-        f"GPU: {gpu}",
-        f"Chromium: {browser}",
+        f"GPU: {gpu or 'none (GPU paths are not run)'}",
+        f"Chromium: {find_browser() or 'none (tests marked browser are left out)'}",
         f"CPU: {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}; "
         f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
     ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    no_mnist = pytest.mark.skip(
-        reason="needs real MNIST, which is neither on disk nor downloadable"
-    )
-    no_browser = pytest.mark.skip(reason="needs Chromium, which is not installed")
+    missing = {"mnist": on_digits() and "real MNIST", "browser": not find_browser() and "Chromium"}
     for item in items:
-        if item.get_closest_marker("mnist") and on_digits():
-            item.add_marker(no_mnist)
-        if item.get_closest_marker("browser") and find_browser() is None:
-            item.add_marker(no_browser)
+        for marker, what in missing.items():
+            if what and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"needs {what}, which is not here"))
 
 
 @pytest.fixture(scope="session")

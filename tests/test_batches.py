@@ -1,7 +1,5 @@
 """Batches: every form of data, cut, shuffled, told apart, refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset

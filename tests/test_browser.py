@@ -1,7 +1,6 @@
 """The built site in headless Chromium: every page, two widths, light and dark."""
 
-from __future__ import annotations
-
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -9,9 +8,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, find_browser
+from conftest import SITE, find_browser, pages
 
-SITE = ROOT / "book" / "_build" / "html"
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
 
@@ -20,12 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not (SITE / "index.html").exists(), reason="no site: run `make book` first"),
     pytest.mark.xdist_group("browser"),
 ]
-PAGES = [
-    path.relative_to(SITE).as_posix()
-    for path in sorted(SITE.rglob("*.html"))
-    if path.relative_to(SITE).parts[0] not in {"_static", "_sources", "_modules", "mathjax"}
-    and path != SITE / "index.html"
-]
+PAGES = pages("_modules", "index.html")
 TYPESET = """async () => {
     if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
     await document.fonts.ready;
@@ -33,6 +26,12 @@ TYPESET = """async () => {
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # preload: axe would fetch the style sheets again, by addresses that it gets wrong.
 AXE = "axe.run(document, {resultTypes: ['violations'], preload: false})"
+FAULTS = {  # of what happens in a tab, what should not; nothing where all is well
+    "console": lambda said: said.type == "error" and f"console: {said.text}",
+    "pageerror": lambda error: f"script error: {error}",
+    "request": lambda asked: re.match(r"http(?!://127\.0\.0\.1:)", asked.url) and asked.url,
+    "response": lambda got: got.status >= 400 and f"HTTP {got.status}: {got.url}",
+}
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -41,53 +40,40 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def tabs(site):
+def tabs():
     """One tab per theme and width. Each notes its errors, and its requests to elsewhere."""
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    with playwright.sync_playwright() as machine:
-        chromium = machine.chromium.launch(executable_path=find_browser(), args=flags)
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE)) as server,
+        playwright.sync_playwright() as machine,
+        machine.chromium.launch(executable_path=find_browser(), args=flags) as chromium,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         opened = {}
         for theme, width in product(("light", "dark"), (1280, 360)):
-            size = {"width": width, "height": 900}
             context = chromium.new_context(
-                viewport=size, color_scheme=theme, reduced_motion="reduce"
+                base_url=f"http://127.0.0.1:{server.server_port}/",
+                viewport={"width": width, "height": 900},
+                color_scheme=theme,
+                reduced_motion="reduce",
             )
             keep = f"for (const key of ['theme', 'mode']) localStorage.setItem(key, '{theme}')"
             context.add_init_script(keep)
-            opened[theme, width] = watched(context.new_page(), site)
+            opened[theme, width] = tab = context.new_page()
+            tab.faults = []
+            for event, fault in FAULTS.items():
+                tab.on(event, partial(note, tab.faults, fault))
         yield opened
-        chromium.close()
+        server.shutdown()
 
 
-def watched(tab, site: str):
-    tab.faults = []
-
-    def note(fault: str, wrong: bool = True) -> None:
-        if wrong:
-            tab.faults.append(fault)
-
-    def asked(url: str) -> None:
-        note(f"a request to elsewhere: {url}", url.startswith("http") and not url.startswith(site))
-
-    tab.on("console", lambda said: note(f"console: {said.text}", said.type == "error"))
-    tab.on("pageerror", lambda error: note(f"script error: {error}"))
-    tab.on("request", lambda request: asked(request.url))
-    tab.on("response", lambda got: note(f"HTTP {got.status}: {got.url}", got.status >= 400))
-    return tab
+def note(faults: list[str], fault, event) -> None:
+    faults += filter(None, [fault(event)])
 
 
-def visit(tab, url: str):
+def visit(tab, page: str):
     tab.faults.clear()
-    tab.goto(url)
+    tab.goto(page)
     tab.evaluate(TYPESET)
     return tab
 
@@ -102,10 +88,10 @@ def violations(tab) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page(page, site, tabs):
+def test_page(page, tabs):
     faults = []
     for (theme, width), tab in tabs.items():
-        visit(tab, site + page)
+        visit(tab, page)
         found = violations(tab) if width == 1280 else []
         assert tab.evaluate("document.documentElement.dataset.theme") == theme
         wanted = tab.locator("article .math").count()
@@ -119,8 +105,8 @@ def test_page(page, site, tabs):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("notebooks/")])
-def test_solutions_unfold(page, site, tabs):
-    tab = visit(tabs["light", 360], site + page)
+def test_solutions_unfold(page, tabs):
+    tab = visit(tabs["light", 360], page)
     folded = tab.locator("article details").all()
     assert folded, f"{page} folds no solution away"
     for box in folded:
@@ -133,15 +119,15 @@ def test_solutions_unfold(page, site, tabs):
     assert not faults, f"{page}, all folds open:\n" + "\n".join(faults)
 
 
-def test_the_address_alone_leads_to_the_front_page(site, tabs):
+def test_the_address_alone_leads_to_the_front_page(tabs):
     tab = tabs["light", 1280]
-    tab.goto(site)
+    tab.goto("/")
     tab.wait_for_url("**/book/index.html")
     assert tab.locator("article h1").count() == 1
 
 
-def test_the_theme_can_be_switched(site, tabs):
-    tab = visit(tabs["light", 1280], site + "book/notation.html")
+def test_the_theme_can_be_switched(tabs):
+    tab = visit(tabs["light", 1280], "book/notation.html")
     seen = set()
     for _ in range(3):
         tab.locator(".theme-switch-button:visible").first.click()
@@ -149,7 +135,7 @@ def test_the_theme_can_be_switched(site, tabs):
     assert len(seen) == 2, "the button does not lead from light to dark and back"
 
 
-def test_search_finds(site, tabs):
-    tab = visit(tabs["light", 1280], site + "search.html?q=reparameterization")
+def test_search_finds(tabs):
+    tab = visit(tabs["light", 1280], "search.html?q=reparameterization")
     tab.locator("#search-results li").first.wait_for(timeout=10_000)
     assert not tab.faults

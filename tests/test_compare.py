@@ -1,7 +1,5 @@
 """The comparison of notebooks' outputs lets a last digit pass, and nothing that a reader would see."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -22,71 +20,47 @@ from PIL import Image
 TESTS = Path(compare.__file__).parent
 
 
-@pytest.mark.parametrize(
-    ("stored", "new"),
-    [
-        ("-ELBO 94.87 nats", "-ELBO 94.88 nats"),
-        ("a   9.9   b", "a  10.0  b"),
-        ("1,234.5 | 999.9", "1234.4 | 1,000.0"),
-        ("x = -0.0", "x = 0.0"),
-        ("beta  49% off", "beta  50 % off"),
-        ("100%", " 99%"),
-        ("1.2e-05, 9.99e-06, 1e-8", "1.1E-05, 1.00e-05, 2e-8"),
-        ("0.3 and 1", "0.2999 and 1.0"),
-        ("nan, inf of 10,000 by ch01-pca 2.0.1", "nan, inf of 10000 by ch01-pca 2.0.1"),
-    ],
-)
-def test_last_printed_digit_may_differ(stored, new):
-    assert text_differences(stored, new, Rule()) == []
-    assert text_differences(new, stored, Rule()) == []
+TEXTS = [  # what is stored, what may stand there as well, and what may not
+    ("-ELBO 94.87 nats", "-ELBO 94.88 nats", "-ELBO 94.89 nats"),
+    ("a   9.9   b", "a  10.0  b", "a   9.9   c"),
+    ("1,234.5 | 999.9", "1234.4 | 1,000.0", "1,234.5 | 1,001.9"),
+    ("x = -0.0", "x = 0.0", "x = 0.2"),
+    ("-0.5", "-0.4", "0.5"),
+    ("beta  49% off", "beta  50 % off", "beta  51% off"),
+    ("100%", " 99%", "100"),
+    ("1.2e-05, 9.99e-06, 1e-8", "1.1E-05, 1.00e-05, 2e-8", "1.2e-06, 9.99e-06, 1e-8"),
+    ("0.3 and 1", "0.2999 and 1.0", "0.3 and 2"),
+    ("nan, inf by ch01-pca 2.0.1", "nan, inf by ch01-pca 2.0.1", "nan, -inf by ch01-pca 2.0.1"),
+    ("10,000 images", "10000 images", "10,001 images"),
+    ("S = 10.", "S = 10.", "S = 11."),
+    ("ch01-pca 0.5", "ch01-pca 0.4", "ch02-pca 0.5"),
+    ("torch 2.1.0", "torch 2.1.0", "torch 2.2.0"),
+    ("v2.1, 1e5abc", "v2.1, 1e5abc", "v2.2, 1e5abc"),
+    ("v2.1, 1e5abc", "v2.1, 1e5abc", "v2.1, 2e5abc"),
+    ("1.0 2.0", "1.1 1.9", "1.0"),
+    ("the same: True 0.5", "the same: True 0.4", "the same: False 0.5"),
+    ("two  spaces", "two  spaces", "two spaces"),
+    ("0.5\n1.5", "0.6\n1.4", "1.5\n0.5"),
+    ("one", "one", "one\n"),
+]
+WIDER = [  # the same where a cell's metadata widen the rule
+    (Rule(units=3), "94.87 of 7", "94.90 of 7", "94.91 of 7"),
+    (Rule(units=3), "94.87 of 7", "94.84 of 7", "94.87 of 8"),
+    (Rule(integers=True), "94.87 of 7", "94.88 of 8", "94.87 of 9"),
+    (Rule(units=3, integers=True), "94.87 of 7", "94.87 of 10", "94.87 of 11"),
+]
 
 
 @pytest.mark.parametrize(
-    ("stored", "new"),
-    [
-        ("94.87", "94.89"),
-        ("94.87", "95.87"),
-        ("-0.5", "0.5"),
-        ("49%", "51%"),
-        ("49%", "49"),
-        ("1.2e-05", "1.2e-06"),
-        ("1e-08", "1e-07"),
-        ("10,000 images", "10,001 images"),
-        ("S = 10.", "S = 11."),
-        ("ch01-pca 0.5", "ch02-pca 0.5"),
-        ("torch 2.1.0", "torch 2.2.0"),
-        ("v2.1, 1e5abc", "v2.2, 1e5abc"),
-        ("v2.1, 1e5abc", "v2.1, 2e5abc"),
-        ("inf", "-inf"),
-        ("nan", "0.1"),
-        ("1.0 2.0", "1.0"),
-        ("the same: True 0.5", "the same: False 0.5"),
-        ("two  spaces", "two spaces"),
-        ("one\n0.5", "one"),
-        ("0.5\n1.5", "1.5\n0.5"),
-        ("one", "one\n"),
-    ],
+    ("rule", "stored", "near", "far"), [*((Rule(), *texts) for texts in TEXTS), *WIDER]
 )
-def test_anything_else_fails_and_both_sides_are_shown(stored, new):
-    for left, right in ((stored, new), (new, stored)):
-        shown = "\n".join(text_differences(left, right, Rule())).split("\n")
+def test_text(rule, stored, near, far):
+    assert text_differences(stored, near, rule) == text_differences(near, stored, rule) == []
+    for left, right in ((stored, far), (far, stored)):
+        shown = "\n".join(text_differences(left, right, rule)).split("\n")
         for sign, side, other in (("-", left, right), ("+", right, left)):
             for line in set(side.split("\n")) - set(other.split("\n")):
                 assert sign + line in [x.replace(f"{sign} ", sign, 1) for x in shown]
-
-
-@pytest.mark.parametrize(
-    ("rule", "near", "far"),
-    [
-        (Rule(units=3), "94.90 of 7", "94.91 of 7"),
-        (Rule(units=3), "94.84 of 7", "94.87 of 8"),
-        (Rule(integers=True), "94.88 of 8", "94.87 of 9"),
-        (Rule(units=3, integers=True), "94.87 of 10", "94.87 of 11"),
-    ],
-)
-def test_metadata_widen_the_rule(rule, near, far):
-    assert not text_differences("94.87 of 7", near, rule)
-    assert text_differences("94.87 of 7", far, rule)
 
 
 @pytest.mark.parametrize(
@@ -142,43 +116,39 @@ def test_share_that_differs():
     assert share_that_differs(first, first[3:]) == 1
 
 
-# Each cell's code, what is stored of it, its metadata and whether it passes.
-CELLS = {
-    "last digit": ("print(0.51)", "0.52\n", {}, True),
-    "further left": ("print(0.51)", "0.61\n", {}, False),
-    "less certain": ("print(0.51)", "0.61\n", {"units": 10}, True),
-    "unknown metadata": ("print(0.51)", "0.51\n", {"skip": True}, False),
-    "changed word": ("print('new', 1)", "old 1\n", {}, False),
-    "missing line": ("print('a')", "a\nb\n", {}, False),
-    "added line": ("print('a\\nb')", "a\n", {}, False),
-    "no output": ("pass", "a\n", {}, False),
-    "new output": ("print('a')", None, {}, False),
-    "exception": ("print('a'); 1 / 0", "a\n", {}, False),
-    "address": ("print(hex(id(pass_)))\n", "0x7f0000000000\n", {}, True),
-}
+CELLS = [  # each cell's code, what is stored of it, its metadata and whether it passes
+    ("print(0.51)", "0.52\n", {}, True),
+    ("print(0.51)", "0.61\n", {}, False),
+    ("print(0.51)", "0.61\n", {"units": 10}, True),
+    ("print(0.51)", "0.51\n", {"skip": True}, False),
+    ("pass", "a\n", {}, False),
+    ("print('a')", None, {}, False),
+    ("print('a'); 1 / 0", "a\n", {}, False),
+    ("print(hex(id(pass_)))\n", "0x7f0000000000\n", {}, True),
+]
 
 
 def test_in_nbval(tmp_path):
     """Every case is a cell of one notebook, which pytest runs."""
-    cells, passes = [new_code_cell("from IPython.display import Image; pass_ = 0")], [True]
-    for code, text, metadata, passed in CELLS.values():
-        outputs = [] if text is None else [new_output("stream", name="stdout", text=text)]
-        cells.append(new_code_cell(code, outputs=outputs, metadata={"compare": metadata}))
+    cells, passes = [], []
+
+    def add(code: str, outputs: list, metadata: dict, passed: bool) -> None:
+        metadata = {"compare": metadata}
+        cells.append(new_code_cell(code, outputs=outputs, metadata=metadata, execution_count=1))
         passes.append(passed)
-    shown = {"text/plain": "<IPython.core.display.Image object>"}
-    stored = base64.b64encode(figure()).decode()
-    changes = {"nothing": {}, "low": {"low": 0.03}} | CHANGED
-    for name, change in changes.items():
+
+    add("from IPython.display import Image; pass_ = 0", [], {}, True)
+    for code, text, metadata, passed in CELLS:
+        outputs = [] if text is None else [new_output("stream", name="stdout", text=text)]
+        add(code, outputs, metadata, passed)
+    stored = {"image/png": base64.b64encode(figure()).decode()}
+    shown = stored | {"text/plain": "<IPython.core.display.Image object>"}
+    outputs = [new_output("execute_result", shown, execution_count=1)]
+    for name, change in ({"nothing": {}, "low": {"low": 0.03}} | CHANGED).items():
         (tmp_path / f"{name}.png").write_bytes(figure(**change))
-        output = new_output("execute_result", shown | {"image/png": stored}, execution_count=1)
-        cells.append(new_code_cell(f"Image(filename='{name}.png')", outputs=[output]))
-        passes.append(name not in CHANGED)
-    wide = {"compare": {"picture": 0.3}}
-    cells.append(new_code_cell(cells[-1].source, outputs=[output], metadata=wide))
-    cells.append(new_code_cell("print('no picture')", outputs=[output]))
-    passes += [True, False]
-    for cell in cells:
-        cell.execution_count = 1
+        add(f"Image(filename='{name}.png')", outputs, {}, name not in CHANGED)
+    add(cells[-1].source, outputs, {"picture": 0.3}, True)
+    add("print('no picture')", outputs, {}, False)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "cells.ipynb")
     options = "--nbval cells.ipynb -v -p compare --color=no --rootdir=. --nbval-sanitize-with"
@@ -187,6 +157,6 @@ def test_in_nbval(tmp_path):
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     results = re.findall(r"::Cell \d+ (PASSED|FAILED)", run.stdout)
     assert [result == "PASSED" for result in results] == passes, run.stdout + run.stderr
-    for side in ("- 0.61", "+ 0.51", "- old 1", "+ new 1", "-b", "+b", "ZeroDivisionError", "skip"):
+    for side in ("- 0.61", "+ 0.51", "ZeroDivisionError", "skip"):
         assert side in run.stdout
     assert len(list(tmp_path.glob(".pytest_cache/**/*.png"))) == len(CHANGED)

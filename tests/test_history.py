@@ -1,7 +1,5 @@
 """The rows of a training, and what is not finite: named with step and term."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,16 +1,13 @@
 """The Gated PixelCNN: what each place sees, what it learns, how it samples."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vae_tutorial import evaluate, fit
+from vae_tutorial import evaluate
 from vae_tutorial.models.pixelcnn import GatedLayer, GatedPixelCNN, code_loss
-from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer
 from vae_tutorial.randomness import seeded
 
 
@@ -34,7 +31,7 @@ def sharp() -> tuple[GatedPixelCNN, torch.Tensor]:
 
 
 def seen(model: GatedPixelCNN, y: int, x: int) -> torch.Tensor:
-    """Which places the logits at (y, x) depend on, by gradient: (H, W), bool."""
+    """Which places (H, W) the logits at (y, x) depend on, by gradient."""
     embedded = torch.randn(3, 6, *model.grid, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(model.features(embedded)[:, :, y, x].sum(), embedded)
     return gradient.abs().sum((0, 1)) > 0
@@ -51,8 +48,7 @@ def test_a_place_sees_everything_before_it_and_nothing_else(kernel):
 
 def test_one_layer_sees_its_kernel():
     expected = torch.zeros(5, 6, dtype=torch.bool)
-    expected[1, 2:5] = True  # two rows above: the vertical stack's row, shifted down
-    expected[2, 2:5] = True
+    expected[1:3, 2:5] = True  # two rows above: the vertical stack's rows, shifted down
     expected[3, 2] = True  # to the left, not itself
     assert torch.equal(seen(tiny(layers=1), 3, 3), expected)
 
@@ -77,9 +73,7 @@ def test_samples_follow_the_probabilities():
     assert torch.equal(drawn, model.sample(20_000, seed=0))
     index = (drawn.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)
     share = torch.bincount(index, minlength=81).double() / len(drawn)
-    difference = (share - model().log_prob(every).exp()).abs()
-    assert float(difference.max()) < 0.012
-    assert float(difference.sum()) < 0.08
+    assert float((share - model().log_prob(every).exp()).abs().sum()) < 0.08
 
 
 def test_rows_that_are_given_are_kept_and_the_rest_follows_from_them():
@@ -101,22 +95,12 @@ def test_a_low_temperature_makes_the_likeliest_grid_likelier():
     assert model().log_prob(cold).mean() > model().log_prob(warm).mean() + 0.1
 
 
-def test_it_is_a_prior_that_a_vqvae_draws_from():
-    with seeded(0):
-        vqvae, prior = VQVAE((1, 8, 12), VectorQuantizer(4, 4), (4, 8)), tiny((2, 3))
-    expected = vqvae.decode(prior.sample(5, seed=1))
-    assert torch.equal(vqvae.sample(5, prior=prior, seed=1), expected)
-
-
 def test_the_loss_is_the_cross_entropy_in_nats_and_in_bits():
-    model = tiny(grid=(4, 4), num_codes=5)
-    codes = torch.randint(0, 5, (23, 4, 4))
-    with torch.no_grad():
-        nats = F.cross_entropy(model.logits(codes), codes, reduction="none").sum((1, 2))
-    found = evaluate(model, code_loss, codes, batch_size=10)
-    assert list(found) == ["loss", "nats", "bits"]
-    assert found["loss"] == found["nats"] == pytest.approx(float(nats.mean()))
-    assert found["bits"] == pytest.approx(float(nats.mean()) / 16 / math.log(2))
+    model, every = sharp()
+    nats = -float(model().log_prob(every).mean())
+    found = evaluate(model, code_loss, every, batch_size=10)
+    assert found == pytest.approx({"loss": nats, "nats": nats, "bits": nats / 4 / math.log(2)})
+    assert next(iter(found)) == "loss"
 
 
 def test_the_sum_over_places_is_exact_under_autocast():
@@ -129,30 +113,19 @@ def test_the_sum_over_places_is_exact_under_autocast():
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
 
 
-def test_it_learns_a_grid_that_is_a_rule():
-    """Each symbol is the one to its left plus the one above, modulo 3: the rest is free."""
-    codes = torch.randint(0, 3, (4000, 4, 4))
-    for y in range(1, 4):
-        for x in range(1, 4):
-            codes[:, y, x] = (codes[:, y, x - 1] + codes[:, y - 1, x]) % 3
-    with seeded(0):
-        model = GatedPixelCNN(3, (4, 4), channels=16, layers=4, hidden=32)
-    train, held_out = codes.split([3000, 1000])
-    fit(model, code_loss, train, epochs=10, batch_size=50, learning_rate=3e-3, progress=False)
-    nats, free = evaluate(model, code_loss, held_out)["nats"], 7 * math.log(3)
-    assert free - 0.1 < nats < free + 0.4  # the first row and column are random, nothing else
-    drawn = model.sample(200, seed=1)
-    follows = drawn[:, 1:, 1:] == (drawn[:, 1:, :-1] + drawn[:, :-1, 1:]) % 3
-    assert float(follows.float().mean()) > 0.95
+def test_a_gradient_reaches_every_weight():
+    model = tiny()
+    code_loss(model, torch.randint(0, 4, (6, 5, 6)))["loss"].sum().backward()
+    assert all(parameter.grad.any() for parameter in model.parameters())
 
 
 def test_bad_input_is_named():
-    model, zeros = tiny(), torch.zeros(2, 5, 6, dtype=torch.int64)
+    zeros = torch.zeros(2, 5, 6, dtype=torch.int64)
     for wrong in (zeros[:, :, 1:], zeros.float(), zeros + 4, zeros - 1):
         with pytest.raises(ValueError, match="codes"):
-            model().log_prob(wrong)
+            tiny()().log_prob(wrong)
     with pytest.raises(ValueError, match="temperature"):
-        model.sample(2, temperature=0)
+        tiny().sample(2, temperature=0)
     with pytest.raises(ValueError, match="num_codes"):
         GatedPixelCNN(1, (4, 4))
     with pytest.raises(ValueError, match="odd"):

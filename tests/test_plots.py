@@ -1,7 +1,5 @@
 """The figures: what the artists of each hold, for data that tell x from y, train from held-out."""
 
-from __future__ import annotations
-
 import inspect
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_hex
+from PIL import Image
 from tiny import random_images
 
 from vae_tutorial import plots, style
@@ -67,11 +66,6 @@ def legend(ax) -> dict:
     return {text.get_text(): colour(one.legend_handles[i]) for i, text in enumerate(one.texts)}
 
 
-def points(ax) -> list:
-    dots = ax.collections[0]
-    return [*zip(dots.get_offsets().tolist(), map(to_hex, dots.get_facecolors()), strict=True)]
-
-
 READ = {
     "image": lambda ax: ax.images[0].get_array().data,
     "colours": lambda ax: (ax.images[0].cmap.name, ax.images[0].get_clim()),
@@ -89,7 +83,9 @@ READ = {
     "rows": lambda ax: [(p.get_y(), p.get_width(), colour(p)) for p in ax.patches],
     "circles": lambda ax: [(p.center, p.radius, to_hex(p.get_edgecolor())) for p in ax.patches],
     "whiskers": lambda ax: [segment.tolist() for segment in ax.collections[0].get_segments()],
-    "points": points, "words": words, "cells": cells, "legend": legend,
+    "points": lambda ax: zip(ax.collections[0].get_offsets().tolist(),
+                             map(to_hex, ax.collections[0].get_facecolors()), strict=True),
+    "words": words, "cells": cells, "legend": legend,
 }  # fmt: skip
 
 GREYS, COLOURS = tensor(random_images(3, (1, 2, 4))), random_images(3, (3, 5, 3)).mul(255).byte()
@@ -196,19 +192,13 @@ def test_artists(name, tmp_path):
     said = [x if isinstance(x, str) else pytest.approx(x, 1e-5, 1e-6) for x in leaves(expected)]
     assert leaves(found) == said
     plots.save(fig, tmp_path / "a.png", dpi=30)
+    assert Image.open(tmp_path / "a.png").info.keys() == {"dpi"}  # no version, no time
     assert plt.get_fignums() == []  # nothing is shown twice in a notebook
-
-
-def test_the_same_figure_is_the_same_bytes(tmp_path):
-    for file in ("a.png", "b.png"):
-        plots.save(FIGURES["latent_scatters"][0](), tmp_path / file, dpi=50)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert b"Software" not in (tmp_path / "a.png").read_bytes()
 
 
 def test_every_figure_of_the_package_is_drawn_here():
     functions = inspect.getmembers(plots, inspect.isfunction)
-    made = {n for n, f in functions if inspect.get_annotations(f).get("return") == "Figure"}
+    made = {n for n, f in functions if inspect.get_annotations(f).get("return") is plots.Figure}
     assert made - {"figure"} == {name.split()[0] for name in FIGURES}
 
 

@@ -1,7 +1,5 @@
 """Seeds: the same one gives the same bytes, whatever was drawn before, and disturbs nothing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny import random_images, tiny_vae, train

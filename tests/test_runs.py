@@ -3,8 +3,7 @@
 In the end the runs of the book, as they are committed.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -34,17 +33,27 @@ from vae_tutorial.randomness import seeded
 from vae_tutorial.schedules import LinearWarmUp, OneCycle
 from vae_tutorial.spec import identify
 
-LABELS = torch.arange(50) % 3
+WEIGHTS, JSON, LABELS = "model.safetensors", "run.json", torch.arange(50) % 3
 PARTS = (slice(0, 30), slice(30, 40), slice(40, 50))
 DATA = Dataset("rows", *(Split(ROWS[part], LABELS[part]) for part in PARTS))
 MEASURE = partial(evaluate, objective=noisy_error, noise=0.2)
-SETTINGS = {"epochs": 2, "batch_size": 10, "learning_rate": OneCycle(0.02), "seed": 3}
+SETTINGS = {"epochs": 2, "batch_size": 10, "learning_rate": OneCycle(0.02), "seed": 3, "device": "cpu"}  # fmt: skip
 
 
-def run_of(root, make=Squeeze, objective=stopping, rows=DATA, name="run", **changes):
+def run_of(folder, make=Squeeze, objective=stopping, rows=DATA, **changes):
+    """The run in a folder below ROOT/DATA SET."""
     STOP.update(at=changes.pop("stop", None), calls=0)
     arguments = SETTINGS | {"measure": MEASURE, "progress": False} | changes
-    return fit_or_load(name, make, objective, rows, root=root, device="cpu", **arguments)
+    return fit_or_load(folder.name, make, objective, rows, root=folder.parent.parent, **arguments)
+
+
+def refusal(folder, **arguments):
+    """What loading a run by its name says against it."""
+    try:
+        load_run(f"{folder.parent.name}/{folder.name}", root=folder.parent.parent, **arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +68,21 @@ def fits(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with one trained run, made once."""
-    root = tmp_path_factory.mktemp("artifacts")
-    return root, run_of(root)
+    """A trained run, made once, and its folder."""
+    folder = tmp_path_factory.mktemp("artifacts") / "rows" / "run"
+    return run_of(folder), folder
 
 
 @pytest.fixture
-def stored(trained, tmp_path):
+def folder(tmp_path):
+    """Where a run will be."""
+    return tmp_path / "rows" / "run"
+
+
+@pytest.fixture
+def stored(trained, folder):
     """A copy of the trained run's folder."""
-    return shutil.copytree(trained[0], tmp_path / "runs") / "rows" / "run"
+    return shutil.copytree(trained[1], folder)
 
 
 def bytes_in(folder):
@@ -81,35 +96,32 @@ def assert_alike(a, b):
     pd.testing.assert_frame_equal(*(r.history.drop(columns="seconds") for r in (a, b)))
 
 
-def test_trains_once_then_loads(tmp_path, fits, monkeypatch):
-    first, folder = run_of(tmp_path), tmp_path / "rows" / "run"
-    before = bytes_in(folder)
-    assert sorted(before) == ["model.safetensors", "run.json"]
-    second, third = run_of(tmp_path), load_run("rows/run", root=tmp_path)
+def test_trains_once_then_loads(folder, fits, monkeypatch):
+    first, before = run_of(folder), bytes_in(folder)
+    assert sorted(before) == [WEIGHTS, JSON]
+    second, third = run_of(folder), load_run("rows/run", root=folder.parent.parent)
     monkeypatch.setenv("RETRAIN", "0")
-    run_of(tmp_path)
+    run_of(folder)
     assert (len(fits), bytes_in(folder)) == (1, before)
     for other in (second, third):
         assert_alike(first, other)
         assert (other.name, other.info) == ("rows/run", first.info)
         assert not any(module.training for module in other.model.modules())
     monkeypatch.setenv("RETRAIN", "1")
-    assert run_of(tmp_path, seed=4).info["identity"]["settings"]["seed"] == 4
+    assert run_of(folder, seed=4).info["identity"]["settings"]["seed"] == 4
     assert len(fits) == 2
-    assert not same(weights(load_run("rows/run", root=tmp_path).model), weights(first.model))
+    assert not same(weights(run_of(folder, seed=4, retrain=False).model), weights(first.model))
 
 
 def test_run_json_says_what_the_run_is(trained):
-    root, run = trained
+    run, folder = trained
     identity = run.info["identity"]
     assert identity["settings"] == {
         "epochs": 2, "batch_size": 10, "seed": 3, "prepare": {"import": "data.floats"}, "schedules": {},
         "learning_rate": {"class": "schedules.OneCycle", "peak": 0.02, "warm_up": 0.1}, "clip_norm": 100.0,
         "weight_decay": None, "bfloat16": False, "after_step": None,
     }  # fmt: skip
-    assert (
-        identity["model"] == spec(run.model) == {"class": "tiny.Squeeze", "width": 3, "norm": False}
-    )
+    assert identity["model"] == spec(run.model) == spec(Squeeze(3, norm=False))
     assert identity["data"] == {"name": "rows", "sha256": DATA.sha256}
     assert (identity["labels"], identity["objective"]) == (False, identify(stopping))
     assert run.info["versions"]["torch"] == importlib.metadata.version("torch")
@@ -119,50 +131,36 @@ def test_run_json_says_what_the_run_is(trained):
     # The model, from first weights that the seed draws, as fit alone trains it.
     with seeded(3):
         model = Squeeze()
-    expected = fit(
-        model, stopping, DATA.train, held_out=DATA.validation, progress=False, **SETTINGS
-    )
+    expected = fit(model, noisy_error, DATA.train, held_out=DATA.validation, progress=False, **SETTINGS)  # fmt: skip
     found, expected = (h.drop(columns="seconds") for h in (run.history, expected))
     pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
     # Stored at half the size, and measured as they are stored.
     half = {k: v.half() for k, v in weights(model).items()}
-    assert same(load_file(root / "rows" / "run" / "model.safetensors"), half)
+    assert same(load_file(folder / WEIGHTS), half)
     assert same(weights(run.model), {k: v.float() for k, v in half.items()})
     measured = build(identity["measure"])(model=run.model, data=DATA.test)
     assert run.metrics == {"test_error": measured["error"]}  # what was trained is no metric
     assert run.metrics["test_error"].standard_error == measured["error"].standard_error > 0
 
 
-def test_labels_and_the_measure_that_goes_without_saying(tmp_path):
-    def weighted(model, x, labels=1):
-        return {"loss": (model(x) - x).square().sum(1) * labels}
-
-    for labels, test in ((False, DATA.test), (True, (DATA.test.examples, DATA.test.labels))):
-        run = run_of(
-            tmp_path, objective=weighted, measure=None, labels=labels, name=f"run-{labels}"
-        )
-        assert run.metrics == {"test_loss": evaluate(run.model, weighted, test)["loss"]}
-
-
-def test_weights_beyond_float16_are_kept(tmp_path):
+def test_large_weights_are_kept_and_long_histories_thinned(folder):
     class Large(Squeeze):
         def __init__(self):
             super().__init__()
             self.register_buffer("large", torch.tensor([1e6, -7e4, 0.1]))
             self.register_buffer("count", torch.tensor(70_000))
 
-    expected = Large().large
-    run, path = run_of(tmp_path, Large), tmp_path / "rows" / "run" / "model.safetensors"
-    assert torch.equal(load_file(path)["large"], expected)
-    assert torch.equal(run.model.large, expected)
-    assert load_file(path)["count"] == 70_000
+    def error(model, x):
+        return {"loss": (model(x) - x).square().sum(1)}
 
-
-def test_long_histories_are_thinned_but_keep_every_epoch(tmp_path):
-    run = run_of(tmp_path, batch_size=1, epochs=8)
-    steps = run.history[run.history.scope == "step"].step
+    run = run_of(folder, Large, error, measure=None, batch_size=1, epochs=8)
+    kept, steps = load_file(folder / WEIGHTS), run.history[run.history.scope == "step"].step
+    assert torch.equal(kept["large"], Large().large)
+    assert torch.equal(run.model.large, Large().large)
+    assert kept["count"] == 70_000
     assert steps.tolist() == list(range(1, 241, 3))
     assert len(run.epochs("train")) == len(run.epochs()) == 8
+    assert run.metrics == {"test_loss": evaluate(run.model, error, DATA.test)["loss"]}
 
 
 class Attention(nn.Module):
@@ -183,26 +181,15 @@ def test_a_readers_own_module_comes_with_what_builds_it(tmp_path, fits):
         return Attention()
 
     torch.manual_seed(1)
-    run = run_of(tmp_path, attention)
+    run = run_of(tmp_path / "rows" / "run", attention)
     torch.manual_seed(2)  # whatever was drawn before, the seed draws all of the first weights
-    assert_alike(run, run_of(tmp_path / "again", attention))
-    other = run_of(tmp_path, attention, name="other", seed=4, learning_rate=1e-9, epochs=1)
-    with seeded(4):
-        first = Attention()
-    for name in ("scale", "attention.in_proj_weight"):
-        torch.testing.assert_close(
-            weights(other.model)[name], weights(first)[name], rtol=1e-3, atol=0
-        )
-    for again in (
-        run_of(tmp_path, attention),
-        load_run("rows/run", root=tmp_path, build=attention),
-    ):
+    for again in (run_of(tmp_path / "again" / "rows" / "run", attention), run_of(tmp_path / "rows" / "run", attention),
+                  load_run("rows/run", root=tmp_path, build=attention)):  # fmt: skip
         assert_alike(run, again)
-    assert len(fits) == 3
-    with pytest.raises(ValueError, match="build="):
-        load_run("rows/run", root=tmp_path)
+    assert len(fits) == 2
+    assert "build=" in refusal(tmp_path / "rows" / "run")
     with pytest.raises(ValueError, match="lambda"):
-        run_of(tmp_path, lambda: Attention(), name="third")
+        run_of(tmp_path / "rows" / "third", lambda: Attention())
 
 
 # --------------------------------------------------------------------------- what is refused
@@ -228,7 +215,6 @@ def gone(info):
 
 
 HALF = {k: v.half() for k, v in weights(squeeze(seed=7)).items()}
-WEIGHTS, JSON = "model.safetensors", "run.json"
 DAMAGE = [
     *((damaged(WEIGHTS, change), WEIGHTS) for change in
       (lambda c: c[:100], lambda c: b"", lambda c: c[:-10] + b"?" + c[-9:])),
@@ -254,26 +240,15 @@ def test_damaged_or_other_runs_are_named_and_kept(stored, fits, damage, changes,
     damage(stored)
     before = bytes_in(stored)
     with pytest.raises(ValueError, match=match) as caught:
-        run_of(stored.parent.parent, **changes)
+        run_of(stored, **changes)
     assert str(stored) in str(caught.value)
     assert "othing was overwritten" in str(caught.value)
     assert (fits, bytes_in(stored)) == ([], before)
 
 
-def refusal(folder, **arguments):
-    """What loading a run by its name says against it."""
-    try:
-        load_run(f"rows/{folder.name}", root=folder.parent.parent, **arguments)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def test_no_flipped_bit_of_run_json_goes_unnoticed(stored):
     content, draw, caught = (stored / JSON).read_bytes(), random.Random(0), 0
-    keys = [
-        content.index(f'"{key}"'.encode()) for key in ("metrics", "history", "seconds", "sha256")
-    ]
+    keys = [content.index(f'"{k}"'.encode()) for k in ("metrics", "history", "seconds", "sha256")]
     for start, end in [(0, len(content)), *((key, key + 150) for key in keys)]:
         for _ in range(60):
             flipped = bytearray(content)
@@ -303,71 +278,67 @@ def test_options_that_came_later_stand_at_their_defaults(stored, fits):
 
     reseal(older)(stored)
     assert refusal(stored) == ""
-    run_of(stored.parent.parent)
+    run_of(stored)
     for changes in ({"bfloat16": True}, {"make": partial(Squeeze, norm=True)}):
         with pytest.raises(ValueError, match=r"bfloat16|norm"):
-            run_of(stored.parent.parent, **changes)
+            run_of(stored, **changes)
     assert not fits
 
 
-def test_unknown_settings_are_named(tmp_path):
+def test_unknown_settings_are_named(folder):
     for unknown in ("epoch_count", "checkpoint", "held_out"):
         with pytest.raises(ValueError, match=f"settings.*got .*{unknown}"):
-            run_of(tmp_path, **{unknown: 3})
+            run_of(folder, **{unknown: 3})
     with pytest.raises(ValueError, match="epochs"):
-        fit_or_load("run", Squeeze, noisy_error, DATA, root=tmp_path)
+        fit_or_load("run", Squeeze, noisy_error, DATA, root=folder)
 
 
 # --------------------------------------------------------------------------------- interrupted
 
 
-def test_what_was_interrupted_is_gone_on_with_and_the_old_run_kept(tmp_path, trained):
-    folder = tmp_path / "rows" / "run"
+def test_what_was_interrupted_is_gone_on_with_and_the_old_run_kept(folder, trained):
     for retrain in (False, True):
         before = bytes_in(folder) if retrain else {}
         with pytest.raises(Stop):
-            run_of(tmp_path, retrain=retrain, stop=5)
+            run_of(folder, retrain=retrain, stop=5)
         assert bytes_in(folder).items() > before.items()
         assert len(bytes_in(folder)) == len(before) + 1
         if retrain:
-            assert_alike(run_of(tmp_path), trained[1])
-        assert_alike(run_of(tmp_path, retrain=retrain), trained[1])
+            assert_alike(run_of(folder), trained[0])
+        assert_alike(run_of(folder, retrain=retrain), trained[0])
         assert STOP["calls"] == 3  # one epoch is left, and no more
         assert len(bytes_in(folder)) == 2
 
 
 @pytest.mark.parametrize("last", [JSON, None])  # killed before run.json, or before the tidying up
-def test_killed_at_the_end_it_goes_on_and_retrains_all_the_same(
-    tmp_path, trained, monkeypatch, last
-):
+def test_killed_at_the_end_it_goes_on_and_retrains(folder, trained, monkeypatch, last):
     def write(path, content):
         if path.name != last:
             write_atomically(path, content)
         if path.name == JSON:
             raise Stop
 
-    folder = tmp_path / "rows" / "run"
     with monkeypatch.context() as patch:
         patch.setattr(runs, "write_atomically", write)
         with pytest.raises(Stop):
-            run_of(tmp_path)
+            run_of(folder)
     assert len(bytes_in(folder)) == (2 if last else 3)
-    assert_alike(run_of(tmp_path), trained[1])
+    assert_alike(run_of(folder), trained[0])
     # A checkpoint beside the finished run is that run's: all of it is trained anew.
-    assert_alike(run_of(tmp_path, retrain=True), trained[1])
+    assert_alike(run_of(folder, retrain=True), trained[0])
     assert (STOP["calls"], len(bytes_in(folder))) == (6, 2)
 
 
-def test_what_will_be_trained_is_announced(tmp_path, capsys, monkeypatch):
+def test_what_will_be_trained_is_announced(folder, capsys, monkeypatch):
     def said(**arguments):
         with pytest.raises(Stop) if "stop" in arguments else seeded(0):
-            run_of(tmp_path, progress=True, **arguments)
+            run_of(folder, progress=True, **arguments)
         return capsys.readouterr().out
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    assert said(name="silent") == ""
+    assert said(rows=dataclasses.replace(DATA, name="silent")) == ""
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    assert said(stop=5) == f"No stored run at {tmp_path / 'rows' / 'run'}: training for 2 epochs\n"
+    assert said(stop=5) == f"No stored run at {folder}: training for 2 epochs\n"
     assert "half-trained" in said()
     assert said() == ""
     assert "1 min" in said(retrain=True)
@@ -400,26 +371,18 @@ def surprise(model, x, labels, *, beta=1.0):
 
 
 def test_the_contract_a_model_of_ones_own(tmp_path):
-    labels = torch.arange(120) % 3
-    images = (
-        random_images(3, (1, 4, 4), binary=True)[labels] * 230 + 12
-    ).byte()  # a label says all
+    labels = torch.arange(120) % 3  # a label says all
+    images = (random_images(3, (1, 4, 4), binary=True)[labels] * 230 + 12).byte()
     splits = [Split(images[i], labels[i]) for i in torch.arange(120).split(40)]
     own = {"make": told, "objective": surprise, "rows": Dataset("own", *splits), "measure": None, "labels": True,
            "epochs": 40, "learning_rate": OneCycle(0.05), "schedules": {"beta": LinearWarmUp()}}  # fmt: skip
-    run = run_of(tmp_path / "unbroken", **own)
+    run, folder = run_of(tmp_path / "unbroken" / "own" / "run", **own), tmp_path / "own" / "run"
     with pytest.raises(Stop):
-        run_of(tmp_path, **own, stop=70)
-    for again in (
-        run_of(tmp_path, **own),
-        run_of(tmp_path, **own),
-        load_run("own/run", root=tmp_path),
-    ):
+        run_of(folder, **own, stop=70)
+    for again in (run_of(folder, **own), run_of(folder, **own), load_run("own/run", root=tmp_path)):
         assert_alike(run, again)
         assert spec(again.model) == spec(told())
-    right, wrong = (
-        evaluate(again.model, surprise, (images[80:], (labels[80:] + i) % 3)) for i in (0, 1)
-    )
+    right, wrong = (evaluate(again.model, surprise, (images[80:], (labels[80:] + i) % 3)) for i in (0, 1))  # fmt: skip
     assert run.metrics == {"test_nats": right["nats"]}
     assert right["nats"] < 6 < wrong["nats"]
 
@@ -427,9 +390,7 @@ def test_the_contract_a_model_of_ones_own(tmp_path):
 # ---------------------------------------------------------------------- the runs of the book
 
 ARTIFACTS = ROOT / "artifacts"
-NAMES = sorted(
-    "/".join(path.parts[-3:-1]) for path in ARTIFACTS.glob("[!d]*/*/run.json")
-)  # not digits/
+NAMES = sorted("/".join(p.parts[-3:-1]) for p in ARTIFACTS.glob("[!d]*/*/run.json"))  # no digits
 every_run = pytest.mark.parametrize("name", NAMES)
 # What they reach at least, rounded up: nats per test image (of the VQ-VAE the squared error, of the
 # PixelCNN bits). A retrained run that is worse is not what the chapters speak of.
@@ -482,22 +443,17 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
     assert reached(name) <= bound
 
 
-@pytest.mark.parametrize(("better", "worse", "by"), BETTER)
-def test_what_is_better_than_its_neighbour(better, worse, by):
-    assert reached(better) < reached(worse) - by
-
-
-def test_what_the_book_says_of_whole_families():
+def test_what_the_book_says_of_neighbours_and_families():
+    for better, worse, by in BETTER:
+        assert reached(better) < reached(worse) - by
     # Rate falls and distortion climbs with beta, and the bound is best at one.
     betas = [metrics(f"mnist/beta-{beta}") for beta in ("0.1", "0.25", "0.5", "1", "2", "4", "8")]
     assert (np.diff([m["kl"] for m in betas]) < 0).all()
     assert (np.diff([m["reconstruction"] for m in betas]) > 0).all()
     assert np.argmin([m["negative_elbo"] for m in betas]) == 3
     # A full covariance is at least as good as a mean field, on average over seeds.
-    full, field = (
-        sum(reached(f"mnist/{kind}-{i}") for i in range(3))
-        for kind in ("full-covariance", "mean-field")
-    )
+    full, field = (sum(reached(f"mnist/{kind}-{i}") for i in range(3)) for kind in
+                   ("full-covariance", "mean-field"))  # fmt: skip
     assert full <= field
     # The Gaussians spend the least rate that is possible: nothing along the axes, ln 5 when turned.
     assert metrics("gaussian/vae")["kl"] == pytest.approx(0, abs=0.02)
@@ -526,30 +482,10 @@ def dataset(name):
     return None if on_digits() and "mnist" in name else data.load_first(name)
 
 
-@functools.cache
-def without_a_latent(name, likelihood, prepare):
-    """The best that a likelihood can do with the same numbers for every image, in nats."""
-    model, source, prepare = nn.Module(), dataset(name), build(json.loads(prepare))
-    model.likelihood = build(json.loads(likelihood))
-    model.numbers = nn.Parameter(torch.zeros(model.likelihood.param_shape))
-
-    def blind(model, x):
-        return {"loss": -model.likelihood(model.numbers).log_prob(x)}
-
-    fit(model, blind, source.train.examples[:3000], epochs=10, batch_size=200, clip_norm=None,
-        learning_rate=OneCycle(0.3), prepare=prepare, device="cpu", progress=False)  # fmt: skip
-    return evaluate(model, blind, source.test.examples[:2000], prepare=prepare)["loss"]
-
-
 def measured(name, source, n=None):
-    """A run measured on other data by what it was measured by, and the same without any latent."""
+    """A run measured again, on some test examples."""
     run = load_run(name, root=ARTIFACTS)
-    identity = run.info["identity"]
-    found = build(identity["measure"])(model=run.model, data=(source.test.examples[:n],))
-    model = identity["model"]
-    likelihood = model.get("likelihood") or model.get("decoder", {}).get("likelihood")
-    parts = map(json.dumps, (likelihood, identity["settings"]["prepare"]))
-    return found, without_a_latent(source.name, *parts) if likelihood else math.inf
+    return build(run.info["identity"]["measure"])(model=run.model, data=(source.test.examples[:n],))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("mnist/")])
@@ -558,10 +494,9 @@ def test_models_of_mnist_know_the_bundled_digits(name, digits):
     redrawn = load_run(name, root=ARTIFACTS).model.reconstruct(x)
     own, other = ((redrawn - y).square().sum((1, 2, 3)).mean() for y in (x, x.roll(1, 0)))
     assert own < 0.75 * other  # each image is told from the next
-    if not name.endswith(("-1", "-2")):  # other seeds
-        found, blind = measured(name, digits, 100)
-        nats = found.get("negative_elbo", found["reconstruction"])
-        assert nats < blind + 0.2 * abs(blind)  # digits of another hand, but digits
+    nats = measured(name, digits, 100)
+    nats, before = nats.get("negative_elbo", nats["reconstruction"]), reached(name)
+    assert nats < before + 2 * abs(before)  # digits of another hand, but digits
 
 
 @pytest.mark.slow
@@ -571,11 +506,9 @@ def test_the_stored_metrics_are_measured_again(name):
     stored = run.info["identity"]["data"]
     source = dataset(stored["name"]) or pytest.skip(f"needs {stored['name']}")
     assert stored == {"name": source.name, "sha256": source.sha256}
-    found, blind = measured(name, source)
+    found = measured(name, source)
     for key, value in metrics(name).items():
-        assert value == pytest.approx(found[key], rel=1e-4, abs=1e-3 * (value > 0.1)), key
-    if name.split("/")[0] != "gaussian":  # whose dimensions are independent
-        assert reached(name) < blind - 5 * getattr(blind, "standard_error", 0)
+        assert value == pytest.approx(found[key], rel=1e-4, abs=1e-3 if "kl" in key else 0), key
     last = run.epochs().iloc[-1]
     if "kl" in last:  # no surprise after the last epoch's held-out examples
         assert last.reconstruction + last.kl == pytest.approx(reached(name), rel=0.05)

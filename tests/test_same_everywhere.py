@@ -4,8 +4,6 @@ torch and NumPy choose their code by what a CPU can do, and can be told to do wi
 the last bits of sines, sums and normals, and must move no data set and no order of the examples.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -50,10 +48,8 @@ NUMPYS = "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_ICL AVX512_SPR X86_V3 X86
 @cache
 def run(level: str = "") -> list:
     """The level that a process computed at, by default the CPU's best, and digests."""
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": level.lower()}
-    environment["NPY_DISABLE_CPU_FEATURES"] = NUMPYS if level == "DEFAULT" else ""
-    if not level:
-        del environment["ATEN_CPU_CAPABILITY"]
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": NUMPYS if level == "DEFAULT" else ""}
+    environment |= {"ATEN_CPU_CAPABILITY": level.lower()} if level else {}
     command = [sys.executable, "-c", SCRIPT]
     return json.loads(subprocess.check_output(command, env=environment, text=True))
 

@@ -1,7 +1,5 @@
 """Schedules: their values at known places, their bounds, what they refuse."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Specs and identities: what goes into JSON comes back, and different things never look the same."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import importlib.util
@@ -92,10 +90,14 @@ def test_a_spec_says_all_arguments_with_their_defaults():
         "class": "networks.MLP", "in_shape": [2, 3], "out_shape": [4],
         "hidden": list(defaults["hidden"]), "activation": identify(defaults["activation"]),
     }  # fmt: skip
-    assert spec(Squeeze(norm=True)) == {"class": "tiny.Squeeze", "width": 3, "norm": True}
-    child = {"class": "test_spec.Child", "times": 1, "more": [2], "options": {"b": 3}}
-    assert spec(Child(1, 2, b=3)) == child
+    said = spec(Squeeze(norm=True))  # of a reader's own class its source, too
+    assert (said["width"], said["norm"], said["class"]["import"]) == (3, True, "tiny.Squeeze")
+    assert "self.down(x)" in said["class"]["source"]
+    child = spec(Child(1, 2, b=3))
+    assert {**child, "class": 0} == {"class": 0, "times": 1, "more": [2], "options": {"b": 3}}
     assert build(child).total == 6
+    with pytest.raises(ValueError, match="not what it was"):
+        build({**child, "class": {**child["class"], "source": "class Child: pass"}})
     for module in (nn.Linear(2, 3), nn.Sequential(MLP(2, 3)), Holder(nn.Linear(2, 3))):
         with pytest.raises(ValueError, match=r"Part|Linear"):
             spec(module)

@@ -1,7 +1,5 @@
 """The VQ-VAE: nearest codes, the straight-through gradient, both methods of learning a codebook."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 
@@ -10,21 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import entropy
 from tiny import random_images
 from torch.distributions import Categorical, Independent, kl_divergence
 
 from vae_tutorial import fit
 from vae_tutorial.data import Dataset, Split, to_float
-from vae_tutorial.models.vqvae import (
-    VQVAE,
-    ResidualBlock,
-    VectorQuantizer,
-    codes_of,
-    measure_vqvae,
-    nearest_codes,
-    perplexity,
-    vq_loss,
-)
+from vae_tutorial.models import vqvae
+from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer, measure_vqvae, perplexity, vq_loss
 from vae_tutorial.randomness import seeded
 
 SHAPE = (3, 8, 8)
@@ -56,14 +47,13 @@ def test_codes_are_numpys_argmin_however_far_from_zero(n, k, d, seed, centre):
     rng = np.random.default_rng(seed)
     vectors, codebook = rng.normal(centre, 1, (n, d)), rng.normal(centre, 1, (k, d))
     expected = ((vectors[:, None] - codebook[None]) ** 2).sum(-1).argmin(1)
-    found = nearest_codes(torch.from_numpy(vectors), torch.from_numpy(codebook))
+    found = vqvae.nearest_codes(torch.from_numpy(vectors), torch.from_numpy(codebook))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_the_codebook_starts_between_minus_and_plus_one_over_k():
     low, high = VectorQuantizer(128, 256).codebook.detach().aminmax()
-    assert -1 / 128 <= low < -0.99 / 128
-    assert 0.99 / 128 < high <= 1 / 128
+    assert -1 / 128 <= low < -0.99 / 128 < 0.99 / 128 < high <= 1 / 128
 
 
 @both
@@ -103,9 +93,9 @@ def test_moving_averages_are_running_means():
         _, found, terms = quantizer(z)
         np.testing.assert_array_equal(found.flatten(), codes)
         assert not terms["codebook"].any()
-        for k in range(3):
-            counts[k] = 0.8 * counts[k] + 0.2 * (codes == k).sum()
-            sums[k] = 0.8 * sums[k] + 0.2 * flat[codes == k].sum(0)
+        chosen = np.eye(3)[codes]
+        counts = 0.8 * counts + 0.2 * chosen.sum(0)
+        sums = 0.8 * sums + 0.2 * chosen.T @ flat
         np.testing.assert_allclose(quantizer.codebook, sums / counts[:, None], rtol=1e-5)
     before = quantizer.codebook.clone()
     quantizer.eval()(torch.randn(5, 2, 1, 1))
@@ -114,19 +104,13 @@ def test_moving_averages_are_running_means():
 
 def test_dead_codes_are_put_on_vectors_of_the_batch():
     far, z = ([0.0, 0.0], [50.0, 0.0], [0.0, 50.0]), torch.randn(20, 2, 1, 1)
-    ends = []
-    for _ in range(2):
-        quantizer = quantizer_at(*far, decay=0.5, reset_below=0.3)
-        with seeded(0):
-            quantizer(z)  # the counts of the two far entries are now 1/2,
-            assert quantizer.codebook[1:].max() == 50
-            quantizer(z)  # and 1/4: dead
-        ends.append(list(map(tuple, quantizer.codebook.tolist())))
-    vectors, (alive, *put) = set(map(tuple, z.flatten(1).tolist())), ends[0]
-    assert alive not in vectors  # the running mean
-    assert set(put) <= vectors
-    assert put[0] != put[1]  # each draws its own,
-    assert ends[0] == ends[1]  # under a seed the same
+    quantizer = quantizer_at(*far, decay=0.5, reset_below=0.3)
+    quantizer(z)  # the counts of the two far entries are now 1/2,
+    assert quantizer.codebook[1:].max() == 50
+    quantizer(z)  # and 1/4: dead
+    vectors, (alive, *put) = z.flatten(1).tolist(), quantizer.codebook.tolist()
+    assert [entry in vectors for entry in (alive, *put)] == [False, True, True]
+    assert put[0] != put[1]  # each draws its own
     assert quantizer.counts[1:].tolist() == [1, 1]
 
 
@@ -134,7 +118,7 @@ def test_dead_codes_are_put_on_vectors_of_the_batch():
 def test_the_quantizer_works_in_full_precision_under_autocast(decay):
     plain, mixed = (VectorQuantizer(8, 4, decay=decay) for _ in range(2))
     mixed.load_state_dict(plain.state_dict())
-    z = torch.randn(16, 4, 2, 2)
+    z = torch.randn(64, 4, 8, 8)  # many, so that some lie halfway between two entries
     with seeded(0):
         expected = plain(z)
     with seeded(0), torch.autocast("cpu", torch.bfloat16):
@@ -146,10 +130,11 @@ def test_the_quantizer_works_in_full_precision_under_autocast(decay):
 
 
 @both
-def test_a_model_in_double_precision_stays_in_it(decay):
+def test_a_model_in_double_precision_stays_in_it_and_a_gradient_reaches_every_weight(decay):
     double, x = tiny(decay).double(), random_images(4, SHAPE)
     expected, terms = vq_loss(tiny(decay), x), vq_loss(double, x.double())
     terms["loss"].sum().backward()
+    assert all(weight.grad.any() for weight in double.parameters())
     for name, term in terms.items():
         assert term.dtype == torch.float64
         torch.testing.assert_close(term.float(), expected[name], rtol=1e-3, atol=1e-5)
@@ -157,29 +142,15 @@ def test_a_model_in_double_precision_stays_in_it(decay):
     assert double.reconstruct(x.double()).dtype == torch.float64
 
 
-@both
-def test_training_lowers_the_error_and_uses_the_codes(decay):
-    base = random_images(6, (3, 1, 1))
-    x = base[torch.arange(120) % 6].expand(-1, -1, 8, 8).contiguous()  # six flat colours
-    model = tiny(decay)
-    before = measure_vqvae(model, x)
-    fit(model, vq_loss, x, epochs=60, batch_size=24, learning_rate=3e-3, progress=False, seed=1)
-    after = measure_vqvae(model, x)
-    assert after["reconstruction"] < 0.2 * before["reconstruction"]
-    assert after["perplexity"] > 2
-
-
 def test_the_loss_is_the_sum_of_its_terms():
     model, x = tiny(), random_images(4, SHAPE)
     terms = vq_loss(model, x, commitment_weight=0.5)
-    assert list(terms) == ["loss", "reconstruction", "codebook", "commitment", "perplexity"]
-    assert all(term.shape == (4,) for term in terms.values())
-    expected = terms["reconstruction"] + terms["codebook"] + 0.5 * terms["commitment"]
-    torch.testing.assert_close(terms["loss"], expected)
-    squares = (model(x)[0].detach().numpy() - (2 * x.numpy() - 1)) ** 2
-    np.testing.assert_allclose(terms["reconstruction"].detach(), squares.mean((1, 2, 3)), rtol=1e-5)
-    codes = model.encode(x)
-    assert float(terms["perplexity"][0]) == pytest.approx(float(perplexity(codes, 8)))
+    assert next(iter(terms)) == "loss"
+    redrawn, codes, expected = model(x)
+    expected["reconstruction"] = (redrawn - (2 * x - 1)).square().mean((1, 2, 3))
+    loss = expected["reconstruction"] + expected["codebook"] + 0.5 * expected["commitment"]
+    expected |= {"loss": loss, "perplexity": perplexity(codes, 8).float().expand(4)}
+    torch.testing.assert_close(terms, expected)
 
 
 def test_codes_and_images_have_their_shapes():
@@ -221,11 +192,6 @@ def test_samples_are_decoded_draws_of_a_prior():
     torch.testing.assert_close(drawn, model.decode(grid[None]).expand(3, *SHAPE).detach())
 
 
-def test_perplexity_counts_codes_in_use():
-    for codes, used in (([0] * 10, 1), (range(8), 8), ([0, 0, 1, 1], 2)):
-        assert float(perplexity(torch.tensor(codes), 8)) == pytest.approx(used)
-
-
 def test_held_out_quality_against_numpy():
     model, x = tiny(), random_images(30, SHAPE)
     found = measure_vqvae(model, x, batch_size=7)
@@ -233,18 +199,17 @@ def test_held_out_quality_against_numpy():
     assert found["reconstruction"] == pytest.approx(squares.mean())
     error = squares.std() / math.sqrt(30)
     assert found["reconstruction"].standard_error == pytest.approx(error, rel=1e-4)
-    counts = np.bincount(model.encode(x).flatten().numpy(), minlength=8)
-    share = counts[counts > 0] / counts.sum()
-    assert found["perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
-    assert found["codes_used"] == (counts > 0).sum() / 8
+    counts = np.bincount(model.encode(x).flatten(), minlength=8)
+    assert found["perplexity"] == pytest.approx(np.exp(entropy(counts)))
+    assert found["codes_used"] == (counts > 0).mean()
 
 
 def test_codes_of_images_are_those_of_the_model():
     images, labels = (255 * random_images(30, SHAPE)).byte(), torch.arange(10)
     parts = [Split(images[i : i + 10], labels) for i in (0, 10, 20)]
     source, model = Dataset("some", *parts, ("a",)), tiny(decay=0.9)
-    found = codes_of(model, source, batch_size=7)
-    assert (found.name, found.classes, found.example_shape) == ("some-codes", ("a",), (2, 2))
+    found = vqvae.codes_of(model, source, batch_size=7)
+    assert (found.name, found.classes) == ("some-codes", ("a",))
     for part, split in zip(parts, found.splits, strict=True):
         assert torch.equal(split.examples, model.encode(to_float(part.images)))
         assert torch.equal(split.labels, labels)
@@ -255,24 +220,22 @@ def test_codes_of_images_are_those_of_the_model():
 
 
 def test_a_residual_block_adds():
-    block = ResidualBlock(4, 2)
-    x = torch.randn(2, 4, 5, 5)
+    block, x = vqvae.ResidualBlock(4, 2), torch.randn(2, 4, 5, 5)
     assert not torch.equal(block(x), x)
     torch.nn.init.zeros_(block.layers[-1].weight)
     assert torch.equal(block(x), x)
 
 
-def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="multiples"):
-        VQVAE((1, 30, 28), VectorQuantizer(4, 4))
-    with pytest.raises(ValueError, match="num_codes"):
-        VectorQuantizer(1, 4)
-    with pytest.raises(ValueError, match="decay"):
-        VectorQuantizer(4, 4, decay=1.0)
-    with pytest.raises(ValueError, match="images"):
-        tiny().encode(torch.zeros(2, 1, 8, 8))
-    for codes in (torch.zeros(1, 2, 2), torch.zeros(1, 2, 3).long(), torch.full((1, 2, 2), 8)):
-        with pytest.raises(ValueError, match="codes"):
-            tiny().decode(codes)
-    with pytest.raises(ValueError, match="n must"):
-        tiny().sample(0)
+@pytest.mark.parametrize(("message", "call"), [
+    ("multiples", lambda: VQVAE((1, 30, 28), VectorQuantizer(4, 4))),
+    ("num_codes", lambda: VectorQuantizer(1, 4)),
+    ("decay", lambda: VectorQuantizer(4, 4, decay=1.0)),
+    ("images", lambda: tiny().encode(torch.zeros(2, 1, 8, 8))),
+    ("codes", lambda: tiny().decode(torch.zeros(1, 2, 2))),
+    ("codes", lambda: tiny().decode(torch.zeros(1, 2, 3).long())),
+    ("codes", lambda: tiny().decode(torch.full((1, 2, 2), 8))),
+    ("n must", lambda: tiny().sample(0)),
+])  # fmt: skip
+def test_bad_settings_are_named(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()

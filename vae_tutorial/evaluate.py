@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,7 @@ from vae_tutorial.randomness import seeded
 
 
 class Estimate(float):
-    """A mean over examples that knows how far it may be off: a float with a standard error.
-
-    Attributes:
-        standard_error: of the mean, over examples; ``None`` where there is none.
+    """A mean over examples that knows how far it may be off: a float with a ``standard_error``.
 
     Example:
         >>> bound = Estimate(132.83, 0.489)
@@ -32,7 +28,6 @@ class Estimate(float):
     standard_error: float | None
 
     def __new__(cls, mean: float, standard_error: float | None = None) -> Estimate:
-        """A float that carries one more number."""
         made = super().__new__(cls, mean)
         made.standard_error = None if standard_error is None else float(standard_error)
         return made
@@ -60,22 +55,13 @@ def evaluate(
 
     Args:
         model: evaluated in evaluation mode, on its device, without gradients; left as it was.
-        objective: as for :func:`~vae_tutorial.fit.fit`.
-        data: as for :func:`~vae_tutorial.fit.fit`.
-        prepare: as for :func:`~vae_tutorial.fit.fit`.
+        objective, data, prepare: as for :func:`~vae_tutorial.fit.fit`.
         batch_size: examples at a time.
         seed: of all draws, those of ``prepare`` too.
         **arguments: further ones of the objective, for example ``samples=10``.
 
     Returns:
         Name to mean, in the objective's units.
-
-    Example:
-        >>> from vae_tutorial.objectives import elbo
-        >>> def distance(model, x):
-        ...     return {"loss": x.square().sum(1)}
-        >>> evaluate(nn.Identity(), distance, torch.eye(3))
-        {'loss': 1.0}
     """
     terms = per_example(
         model, objective, data, prepare=prepare, batch_size=batch_size, seed=seed, **arguments
@@ -99,42 +85,32 @@ def per_example(
     if not isinstance(data, Batches):
         data = Batches(data, batch_size, device_of(model))
     collected: dict[str, list[Tensor]] = {}
-    with _evaluating(model), seeded(seed):
-        for batch in data:
-            for name, term in objective(model, *as_tuple(prepare(*batch)), **arguments).items():
-                collected.setdefault(name, []).append(term)
-    return {name: torch.cat(parts).cpu().double() for name, parts in collected.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards each submodule is back in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with seeded(seed):
+            for batch in data:
+                for name, term in objective(model, *as_tuple(prepare(*batch)), **arguments).items():
+                    collected.setdefault(name, []).append(term)
     finally:
         for module, mode in modes:
             module.training = mode
+    return {name: torch.cat(parts).cpu().double() for name, parts in collected.items()}
 
 
 def importance_weighted_bound(
     vae: VAE, images: Tensor, *, samples: int = 100, batch_size: int = 50, seed: int = 0
 ) -> Tensor:
-    """The importance-weighted lower bound on log p(x) of Burda et al. (2015), equation 8.
+    """The importance-weighted lower bound on log p(x): (N,), float64, in nats; larger is better.
 
-    log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) with K samples z_k from q(z|x): the ELBO at K = 1,
-    closer to log p(x) with every sample, equal to it in the limit.
+    log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) with K samples z_k from q(z|x), Burda et al. (2015),
+    equation 8: the ELBO at K = 1, closer to log p(x) with every sample, equal to it in the limit.
 
     Args:
-        vae: a trained model.
-        images: (N, C, H, W).
-        samples: K, samples per image.
+        vae, images: a trained model, and images (N, C, H, W).
+        samples: K.
         batch_size: images at a time (each takes K passes through the decoder at once).
         seed: of the draws.
-
-    Returns:
-        (N,), float64, in nats; larger is better.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -155,13 +131,9 @@ def latent_usage(vae: VAE, images: Tensor, *, batch_size: int = 1000) -> dict[st
     they call a dimension **active** where it is above 0.01. A collapsed dimension has the same
     posterior, the prior, for every image: KL and activity are both zero.
 
-    Args:
-        vae: a model with a mean-field Gaussian posterior.
-        images: (N, C, H, W), N at least 2.
-        batch_size: images at a time.
-
     Returns:
-        ``kl`` in nats, the mean over images, and ``activity``, each (D,), float64.
+        For images (N, C, H, W), N at least 2, and a mean-field Gaussian posterior: ``kl`` in nats,
+        the mean over images, and ``activity``, each (D,), float64.
     """
     if len(images) < 2:
         raise ValueError("a variance over images needs at least 2 of them")
@@ -186,27 +158,22 @@ def calibration(predicted: Tensor, errors: Tensor, *, bins: int = 10) -> dict[st
     variances are calibrated, the mean squared error of a part is its mean predicted variance.
 
     Args:
-        predicted: variances, any shape.
-        errors: errors x - E[x] of the same pixels, the same shape.
+        predicted, errors: variances, and x - E[x] of the same pixels; of one shape.
         bins: how many parts.
 
     Returns:
-        ``predicted`` and ``actual``, each (bins,), float64, in squared grey values, ascending in
-        the first.
+        ``predicted``, ascending, and ``actual``, each (bins,), float64, in squared grey values.
     """
     if predicted.shape != errors.shape:
-        raise ValueError(
-            "predicted variances and errors must be of the same pixels, got shapes "
-            f"{tuple(predicted.shape)} and {tuple(errors.shape)}"
-        )
+        shapes = f"{tuple(predicted.shape)} and {tuple(errors.shape)}"
+        raise ValueError(f"variances and errors must be of the same pixels, got {shapes}")
     if not 1 <= bins <= predicted.numel():
         raise ValueError(f"bins must lie between 1 and the number of pixels, got {bins}")
     variances, order = predicted.flatten().double().sort(stable=True)
-    squares = errors.flatten().double().square()[order]
-    parts = list(zip(variances.tensor_split(bins), squares.tensor_split(bins), strict=True))
+    sorted_pixels = {"predicted": variances, "actual": errors.flatten().double().square()[order]}
     return {
-        "predicted": torch.stack([v.mean() for v, _ in parts]),
-        "actual": torch.stack([s.mean() for _, s in parts]),
+        name: torch.stack([part.mean() for part in values.tensor_split(bins)])
+        for name, values in sorted_pixels.items()
     }
 
 
@@ -215,13 +182,12 @@ def nearest_images(
 ) -> tuple[Tensor, Tensor]:
     """How far images are from known ones, and what those show: a judge that knows no model.
 
-    Distances are Euclidean between pixels. So an image that copies a known one scores best, and
-    blur scores well; read such numbers beside the pictures.
+    By Euclidean distance between pixels, a copy of a known image scores best, and blur scores well;
+    read such numbers beside the pictures.
 
     Args:
         images: (B, C, H, W), to be judged, bytes or floats.
-        known: (N, C, H, W), for example training images.
-        labels: (N,), their classes.
+        known, labels: (N, C, H, W) and (N,), for example training images and their classes.
         k: how many neighbours.
 
     Returns:
@@ -236,14 +202,10 @@ def nearest_images(
 
 
 def moments_from_standard_normal(codes: Tensor) -> dict[str, float]:
-    """How far a cloud of codes is from N(0, I), by its first two moments.
+    """How far a cloud of codes (N, D), N larger than D, is from N(0, I), by its first two moments.
 
     KL(N(m, C) || N(0, I)) = 1/2 (tr C + m'm - D - ln det C), with m and C the codes' mean and
-    covariance: the Gaussian with the same moments against the standard normal. Zero when both
-    agree; blind to anything that is not a moment.
-
-    Args:
-        codes: (N, D), with N larger than D.
+    covariance. Zero when these agree; blind to anything that is not a moment.
 
     Returns:
         ``kl`` in nats, ``kl_per_dimension``, ``largest_mean`` (of |m_d|), ``smallest_std`` and

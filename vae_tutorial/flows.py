@@ -12,14 +12,13 @@ from torch.distributions import Transform, constraints
 class AutoregressiveTransform(Transform):
     """From noise to z, one dimension after the other: z_i = m_i(z_<i) + epsilon_i exp(s_i(z_<i)).
 
-    The affine autoregressive flow of Papamakarios et al. (2017), equation 5. Towards z it takes D
-    passes, because each dimension needs those before it; its inverse, epsilon_i = (z_i - m_i)
-    exp(-s_i), takes one (equation 6). The Jacobian is triangular, with exp(s_i) on its diagonal,
-    so log |det dz/d epsilon| = sum_i s_i.
+    The affine autoregressive flow of Papamakarios et al. (2017), equation 5: D passes. Its inverse,
+    epsilon_i = (z_i - m_i) exp(-s_i), takes one (equation 6). The Jacobian is triangular, so
+    log |det dz/d epsilon| = sum_i s_i.
 
     Args:
         conditionals: from z (..., D) to m and s, each (..., D), of which number i depends on z_1,
-            ..., z_(i-1) alone. A :class:`~vae_tutorial.networks.MADE` gives such numbers.
+            ..., z_(i-1) alone, as those of a :class:`~vae_tutorial.networks.MADE`.
         cache_size: 1 keeps the last pair of noise and z, as all of torch's transforms can.
 
     Example:

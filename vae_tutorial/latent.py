@@ -1,7 +1,5 @@
 """Walks through a latent space: encode, interpolate, lay out grids, embed in the plane."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -23,15 +21,8 @@ def _batches(model: nn.Module, x: Tensor, batch_size: int) -> Iterator[Tensor]:
 def encode(model: nn.Module, x: Tensor, *, batch_size: int = 1000) -> Tensor:
     """The codes (N, D) of images (N, C, H, W), bytes or floats, or of points (N, 2), on the CPU.
 
-    A VAE answers with posterior means, a plain autoencoder with its codes.
-
-    Raises:
-        ValueError: for images that :func:`~vae_tutorial.data.check_images` refuses.
-
-    >>> from vae_tutorial import MLP, Autoencoder, Bernoulli, Decoder
-    >>> model = Autoencoder(MLP((1, 8, 8), 2), Decoder(MLP(2, (1, 8, 8)), Bernoulli((1, 8, 8))))
-    >>> encode(model, torch.zeros(5, 1, 8, 8)).shape
-    torch.Size([5, 2])
+    A VAE answers with posterior means, a plain autoencoder with its codes. Images that
+    :func:`~vae_tutorial.data.check_images` refuses raise its ValueError.
     """
     return torch.cat([model.encode(part).cpu() for part in _batches(model, x, batch_size)])
 
@@ -53,7 +44,7 @@ def decode(model: nn.Module, z: Tensor, *, batch_size: int = 1000) -> Tensor:
 
 
 def interpolate(start: Tensor, end: Tensor, steps: int, *, spherical: bool = False) -> Tensor:
-    """Points on the path from one code to another, both ends included.
+    """Points (steps, D) on the path from one code (D,) to another, both ends included.
 
     Linear: (1 - t) a + t b. Spherical: along the great arc, sin((1 - t) w) / sin(w) a +
     sin(t w) / sin(w) b with w the angle between a and b (Shoemake 1985; for latent spaces White
@@ -61,27 +52,14 @@ def interpolate(start: Tensor, end: Tensor, steps: int, *, spherical: bool = Fal
     codes the arc is the line. Between opposite codes there is not one arc but many, and near
     them codes of different lengths make the path bulge.
 
-    Args:
-        start, end: (D,).
-        steps: how many points, at least 2.
-
-    Returns:
-        (steps, D).
-
     Raises:
-        ValueError: for a single step, codes of other shapes, and, where the path is spherical,
-            codes that are zero or opposite (an angle within 1e-6 of pi).
-
-    >>> interpolate(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0]), 3, spherical=True)
-    tensor([[0.0000, 2.0000],
-            [1.4142, 1.4142],
-            [2.0000, 0.0000]])
+        ValueError: for fewer than 2 steps, codes of other shapes, and, where the path is
+            spherical, codes that are zero or opposite (an angle within 1e-6 of pi).
     """
     if steps < 2:
         raise ValueError(f"steps must be at least 2 (the two ends), got {steps}")
     if start.shape != end.shape or start.ndim != 1:
-        shapes = f"{tuple(start.shape)}, {tuple(end.shape)}"
-        raise ValueError(f"start and end must both be (D,), got {shapes}")
+        raise ValueError(f"start and end must both be (D,), got {start.shape}, {end.shape}")
     dtype = torch.result_type(start, 1.0)  # whole numbers become floats
     t = torch.linspace(0, 1, steps, dtype=dtype, device=start.device).unsqueeze(1)  # (steps, 1)
     if spherical:
@@ -92,9 +70,7 @@ def interpolate(start: Tensor, end: Tensor, steps: int, *, spherical: bool = Fal
         # Exact for small and large angles, too, where the arc cosine of u v has lost its digits.
         angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
         if float(angle) > torch.pi - 1e-6:
-            raise ValueError(
-                "start and end are opposite: every arc is as short; go by a third code"
-            )
+            raise ValueError("start and end are opposite: no arc is shortest; go by a third code")
         if float(angle) > 1e-6:
             path = torch.sin((1 - t64) * angle) * a + torch.sin(t64 * angle) * b
             return (path / torch.sin(angle)).to(dtype)
@@ -102,39 +78,25 @@ def interpolate(start: Tensor, end: Tensor, steps: int, *, spherical: bool = Fal
 
 
 def traverse(code: Tensor, dimension: int, values: Tensor) -> Tensor:
-    """Copies of one code, one dimension of which takes the given values in turn.
-
-    Args:
-        code: (D,).
-        dimension: which, counted from 0.
-        values: (steps,).
-
-    Returns:
-        (steps, D).
+    """Copies (steps, D) of one code (D,), a dimension of which takes the values (steps,) in turn.
 
     >>> traverse(torch.tensor([5.0, 6.0, 7.0]), 1, torch.tensor([0.0, 1.0]))
     tensor([[5., 0., 7.],
             [5., 1., 7.]])
     """
     if code.ndim != 1 or not 0 <= dimension < len(code):
-        got = f"{tuple(code.shape)}, {dimension}"
-        raise ValueError(f"needs a code (D,) and a dimension from 0 to D - 1, got {got}")
+        raise ValueError(f"needs a code (D,), a dimension below D, got {code.shape}, {dimension}")
     codes = code.repeat(len(values), 1)  # (steps, D)
     codes[:, dimension] = values
     return codes
 
 
 def four_corners(corners: Tensor, n: int) -> Tensor:
-    """A bilinear grid between four codes: top left, top right, bottom left, bottom right.
+    """A bilinear grid (n, n, D), row by row from the top, between four codes (4, D).
 
-    Args:
-        corners: (4, D).
-        n: points per side.
+    They are its corners: top left, top right, bottom left, bottom right.
 
-    Returns:
-        (n, n, D), row by row from the top.
-
-    >>> four_corners(torch.tensor([[0.0], [2.0], [4.0], [10.0]]), 3)[..., 0]
+    >>> four_corners(torch.tensor([[0], [2], [4], [10]]), 3)[..., 0]
     tensor([[ 0.,  1.,  2.],
             [ 2.,  4.,  6.],
             [ 4.,  7., 10.]])
@@ -146,24 +108,14 @@ def four_corners(corners: Tensor, n: int) -> Tensor:
 
 
 def four_corner_images(model: nn.Module, images: Sequence[Tensor], n: int) -> Tensor:
-    """The decoded sheet between four images: their codes at the corners, a bilinear grid between.
+    """The decoded images (n, n, C, H, W) of the grid between the codes of four images (C, H, W).
 
-    Args:
-        model: a VAE (whose codes are posterior means) or an autoencoder.
-        images: four images (C, H, W) of one size: top left, top right, bottom left, bottom right.
-        n: images per side.
-
-    Returns:
-        (n, n, C, H, W), row by row from the top.
-
-    Raises:
-        ValueError: when there are not four, or their sizes differ.
+    They lie as in :func:`four_corners`. A ValueError where there are not four of one size.
     """
-    images = list(images)
     shapes = [tuple(image.shape) for image in images]
     if len(images) != 4 or len(set(shapes)) > 1:
         raise ValueError(f"needs four images (C, H, W) of one size (crop or resize), got {shapes}")
-    return decode(model, four_corners(encode(model, torch.stack(images)), n))
+    return decode(model, four_corners(encode(model, torch.stack([*images])), n))
 
 
 def linear_grid(n: int, limit: float = 3.0) -> Tensor:
@@ -184,10 +136,6 @@ def quantile_grid(n: int) -> Tensor:
     Coordinates are the inverse of the Gaussian's cumulative distribution at (i - 1/2) / n, as in
     figure 4 of Kingma & Welling (2013): every cell holds the same prior probability, so the
     picture shows images as often as the prior would draw them. Laid out as :func:`linear_grid`.
-
-    >>> quantile_grid(2)[0]
-    tensor([[-0.6745,  0.6745],
-            [ 0.6745,  0.6745]])
     """
     return _picture(torch.special.ndtri((torch.arange(n) + 0.5) / n))
 
@@ -214,13 +162,9 @@ def nearest_to_class_mean(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def pca(codes: Tensor, dimensions: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (N, D) on their first principal components.
+    """Codes (N, D) on their first principal components, (N, dimensions), and each one's variance.
 
-    Returns:
-        (N, dimensions) coordinates, and the share of the variance on each component.
-
-    >>> pca(torch.tensor([[0.0, 0.0], [2.0, 2.0], [4.0, 4.0]]))[1].round(3).tolist()
-    [1.0, 0.0]
+    The latter as a share of the whole, (dimensions,).
     """
     from sklearn.decomposition import PCA
 
@@ -229,22 +173,14 @@ def pca(codes: Tensor, dimensions: int = 2) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tsne(codes: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
-    """Codes in the plane by t-SNE (van der Maaten & Hinton 2008), started from PCA.
+    """Codes (N, D) in the plane, (N, 2), by t-SNE (van der Maaten & Hinton 2008), from PCA.
 
-    Neighbours stay neighbours; sizes of clusters and distances between them mean nothing.
-
-    Args:
-        codes: (N, D); a few thousand at most, the time grows quickly.
-        perplexity: roughly how many neighbours count.
-
-    Returns:
-        (N, 2).
+    Neighbours stay neighbours, roughly ``perplexity`` of them; sizes of clusters and distances
+    between them mean nothing. For a few thousand codes at most: the time grows quickly.
     """
     from sklearn.manifold import TSNE
 
     if len(codes) <= perplexity:
         raise ValueError(f"needs more codes than the perplexity ({perplexity}), got {len(codes)}")
-    settings = {"perplexity": perplexity, "init": "pca", "random_state": seed, "n_jobs": 1}
-    return TSNE(2, method="barnes_hut", **settings).fit_transform(
-        codes.detach().cpu().double().numpy()
-    )
+    model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
+    return model.fit_transform(codes.detach().cpu().double().numpy())

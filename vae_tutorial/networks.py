@@ -1,8 +1,7 @@
 """Bodies of encoders and decoders: plain layers from one shape to another.
 
-A network here knows nothing of probability. It maps a batch of ``in_shape`` to a batch of
-``out_shape``; what the numbers that come out *mean* is said by the posterior or the likelihood
-that is put behind it (its ``param_shape`` is the ``out_shape`` to ask for).
+A network here knows nothing of probability. What the numbers that come out *mean* is said by the
+posterior or the likelihood behind it (its ``param_shape`` is the ``out_shape`` to ask for).
 """
 
 from __future__ import annotations
@@ -24,33 +23,49 @@ Shape = tuple[int, ...]
 def as_shape(shape: int | Sequence[int], name: str) -> Shape:
     """A shape without the batch as a tuple of positive whole numbers, or a ValueError."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
+    if not shape or any(type(n) is not int or n < 1 for n in shape):
         raise ValueError(
-            f"{name} needs positive whole numbers, one per axis (without the batch), got {shape}; "
-            "write for example (1, 28, 28) for MNIST's images or 2 for two latent dimensions."
+            f"{name} needs positive whole numbers, at least one, got {shape}; for example "
+            "(1, 28, 28) for the shape of MNIST's images, 2 for two latent dimensions"
+        )
+    return shape
+
+
+def as_image_shape(shape: Sequence[int], name: str, halvings: int = 0) -> Shape:
+    """A shape (C, H, W) whose sides can be halved that often, or a ValueError."""
+    shape = as_shape(shape, name)
+    if len(shape) != 3 or min(shape[1:]) < 2**halvings:
+        raise ValueError(
+            f"{name} must be (C, H, W), got {shape}; {halvings} layers of stride 2 need at least "
+            f"{2**halvings} pixels per side"
         )
     return shape
 
 
 def check_latent_dim(latent_dim: int) -> int:
-    """A latent dimension is a positive whole number; anything else is named in a ValueError."""
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-        raise ValueError(
-            f"latent_dim must be a whole number of at least 1, got {latent_dim!r}; "
-            "2 is good for pictures of the latent space, 20 for good samples of MNIST."
-        )
-    return latent_dim
+    """A latent dimension is a positive whole number; anything else is a ValueError."""
+    return as_shape((latent_dim,), "latent_dim")[0]
 
 
-def _check_input(x: Tensor, in_shape: Shape, network: nn.Module) -> None:
-    if tuple(x.shape[1:]) != in_shape:
-        raise ValueError(
-            f"{type(network).__name__} expects batches of shape (B, {', '.join(map(str, in_shape))}),"
-            f" got {tuple(x.shape)}; build it with in_shape={tuple(x.shape[1:])}, or reshape the input."
-        )
+class _Body(Part):
+    """``self.layers``, from batches of ``in_shape`` to batches of ``out_shape``."""
+
+    def __init__(self, in_shape: int | Sequence[int], out_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.in_shape = as_shape(in_shape, "in_shape")
+        self.out_shape = as_shape(out_shape, "out_shape")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.in_shape:
+            raise ValueError(
+                f"{type(self).__name__} expects batches (B, {', '.join(map(str, self.in_shape))}), "
+                f"got {tuple(x.shape)}; build it with in_shape={tuple(x.shape[1:])}, or reshape"
+            )
+        x = x if isinstance(self.layers[0], nn.Conv2d) else x.flatten(1)
+        return self.layers(x).reshape(len(x), *self.out_shape)
 
 
-class MLP(Part):
+class MLP(_Body):
     """A multi-layer perceptron: flatten, linear layers with an activation between, reshape.
 
     Args:
@@ -77,28 +92,22 @@ class MLP(Part):
         hidden: Sequence[int] = (512, 256),
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.in_shape = as_shape(in_shape, "in_shape")
-        self.out_shape = as_shape(out_shape, "out_shape")
-        widths = [prod(self.in_shape), *hidden, prod(self.out_shape)]
-        as_shape(widths, "hidden")
-        layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), activation()]
+        super().__init__(in_shape, out_shape)
+        widths = as_shape([prod(self.in_shape), *hidden, prod(self.out_shape)], "hidden")
+        layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), activation())]
         self.layers = nn.Sequential(*layers[:-1])  # no activation behind the last layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        _check_input(x, self.in_shape, self)
-        return self.layers(x.flatten(1)).unflatten(1, self.out_shape)
 
-
-def _draw_he(layer: nn.Module, inputs: int) -> None:
+def _draw_he(layer: nn.Module) -> None:
     """He et al. (2015), equation 10: variance 2 / (inputs of a unit), biases zero.
 
     torch's own start has a sixth of that variance, and the signal shrinks with every layer. In a
     deep encoder the posterior means then hardly differ between images, while their noise does, and
     a decoder that hears mostly noise learns to ignore its latents before they carry anything.
     """
+    inputs = layer.weight.shape[1:].numel()
+    if isinstance(layer, nn.ConvTranspose2d):  # one in stride^2 of its entries meets a given pixel
+        inputs = layer.weight[:, 0].numel() // prod(layer.stride) or 1
     nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / inputs))
     nn.init.zeros_(layer.bias)
 
@@ -111,9 +120,7 @@ class HeLinear(nn.Linear):
         [0.0, 0.0]
     """
 
-    def reset_parameters(self) -> None:
-        """Draw the weights; torch's constructor calls this."""
-        _draw_he(self, self.in_features)
+    reset_parameters = _draw_he  # torch's constructor calls it
 
 
 class HeConv2d(nn.Conv2d):
@@ -124,31 +131,25 @@ class HeConv2d(nn.Conv2d):
         torch.Size([1, 8, 13, 13])
     """
 
-    def reset_parameters(self) -> None:
-        """Draw the weights; torch's constructor calls this."""
-        _draw_he(self, self.in_channels * prod(self.kernel_size))
+    reset_parameters = _draw_he
 
 
 class HeConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution that starts as in He et al. (2015).
-
-    With stride s only one in s^2 of the kernel's entries meets a given output pixel.
 
     Example:
         >>> HeConvTranspose2d(8, 1, kernel_size=4, stride=2)(torch.zeros(1, 8, 13, 13)).shape
         torch.Size([1, 1, 28, 28])
     """
 
-    def reset_parameters(self) -> None:
-        """Draw the weights; torch's constructor calls this."""
-        _draw_he(self, max(1, self.in_channels * prod(self.kernel_size) // prod(self.stride)))
+    reset_parameters = _draw_he
 
 
-class ConvEncoder(Part):
+class ConvEncoder(_Body):
     """Convolutions of stride 2, each halving the image, then one hidden layer.
 
     Args:
-        in_shape: (C, H, W) of one image; at least 2^n pixels a side for n convolutions.
+        in_shape: (C, H, W) of one image; at least 2^n pixels per side for n convolutions.
         out_shape: shape of the output, usually ``posterior.param_shape``.
         channels: output channels of each convolution (kernel 4, stride 2, padding 1).
         hidden: width of a fully connected layer behind the convolutions.
@@ -173,23 +174,17 @@ class ConvEncoder(Part):
         hidden: int = 256,
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.in_shape = _as_image_shape(in_shape, channels)
-        self.out_shape = as_shape(out_shape, "out_shape")
-        c, h, w = self.in_shape
+        super().__init__(in_shape, out_shape)
+        c, h, w = as_image_shape(in_shape, "in_shape", len(as_shape(channels, "channels")))
         layers: list[nn.Module] = []
-        for n_out in channels:
-            layers += [HeConv2d(c, n_out, kernel_size=4, stride=2, padding=1), activation()]
-            c, h, w = n_out, h // 2, w // 2
-        layers += [nn.Flatten(), HeLinear(c * h * w, hidden), activation()]
+        for before, after in pairwise([c, *channels]):
+            layers += [HeConv2d(before, after, kernel_size=4, stride=2, padding=1), activation()]
+            h, w = h // 2, w // 2
+        layers += [nn.Flatten(), HeLinear(channels[-1] * h * w, hidden), activation()]
         self.layers = nn.Sequential(*layers, HeLinear(hidden, prod(self.out_shape)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        _check_input(x, self.in_shape, self)
-        return self.layers(x).unflatten(1, self.out_shape)
 
-
-class ConvDecoder(Part):
+class ConvDecoder(_Body):
     """The path back: linear layers to a small image, then transposed convolutions of stride 2.
 
     The small image is as large as :class:`ConvEncoder` with the same ``channels`` (reversed)
@@ -218,56 +213,26 @@ class ConvDecoder(Part):
         hidden: int = 256,
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.in_shape = as_shape(in_shape, "in_shape")
-        self.out_shape = _as_image_shape(out_shape, channels)
-        c_out, h, w = self.out_shape
-        sizes = [(h, w)]
-        for _ in channels:
-            sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
-        h, w = sizes[0]
-        layers: list[nn.Module] = [
-            nn.Flatten(),
-            HeLinear(prod(self.in_shape), hidden),
-            activation(),
-            HeLinear(hidden, channels[0] * h * w),
-            activation(),
-            nn.Unflatten(1, (channels[0], h, w)),
-        ]
-        for i, n_in in enumerate(channels):
-            n_out = channels[i + 1] if i + 1 < len(channels) else c_out
-            odd = (sizes[i + 1][0] % 2, sizes[i + 1][1] % 2)
+        super().__init__(in_shape, out_shape)
+        n = len(as_shape(channels, "channels"))
+        c, h, w = as_image_shape(out_shape, "out_shape", n)
+        small = (channels[0], h >> n, w >> n)  # halved n times
+        layers = [nn.Flatten(), HeLinear(prod(self.in_shape), hidden), activation()]
+        layers += [HeLinear(hidden, prod(small)), activation(), nn.Unflatten(1, small)]
+        for i, (before, after) in enumerate(pairwise([*channels, c]), start=1):
+            odd = ((h >> n - i) % 2, (w >> n - i) % 2)
             layers += [
-                HeConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, output_padding=odd),
+                HeConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd),
                 activation(),
             ]
         self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, z: Tensor) -> Tensor:
-        _check_input(z, self.in_shape, self)
-        return self.layers(z)
-
-
-def _as_image_shape(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int, int]:
-    shape = as_shape(shape, "image shape")
-    if len(shape) != 3 or min(shape[1:]) < 2 ** len(channels):
-        raise ValueError(
-            f"expected an image shape (C, H, W) of at least {2 ** len(channels)} pixels a side "
-            f"({len(channels)} layers of stride 2), got {shape}; use fewer channels=... or larger images."
-        )
-    if not channels:
-        raise ValueError(
-            "channels is empty: name at least one convolution, e.g. channels=(32, 64)."
-        )
-    as_shape(channels, "channels")
-    return shape  # type: ignore[return-value]
 
 
 class MaskedLinear(nn.Linear):
     """A linear layer some of whose weights are held at zero by a mask.
 
-    The mask is a buffer and is applied in every forward pass, so no optimizer step can fill in a
-    weight that must be zero: Germain et al. (2015), equation 8.
+    The mask is applied in every forward pass, so no optimizer step can fill in a weight that must
+    be zero: Germain et al. (2015), equation 8.
 
     Args:
         mask: (out_features, in_features), of zeros and ones.
@@ -316,9 +281,8 @@ class MADE(Part):
         self.latent_dim, self.outputs = check_latent_dim(latent_dim), outputs
         degrees = [torch.arange(1, latent_dim + 1)]
         degrees += [torch.arange(width) % max(1, latent_dim - 1) + 1 for width in hidden]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(degrees):
-            layers += [MaskedLinear(after[:, None] >= before), nn.ReLU()]
+        masks = [after[:, None] >= before for before, after in pairwise(degrees)]
+        layers = [part for mask in masks for part in (MaskedLinear(mask), nn.ReLU())]
         last = degrees[0].repeat(outputs)  # all first outputs, then all second ones
         self.layers = nn.Sequential(*layers, MaskedLinear(last[:, None] > degrees[-1]))
 
@@ -333,6 +297,5 @@ def count_parameters(module: nn.Module) -> int:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters (or buffers) lie; the CPU for a module with none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    tensors = (*module.parameters(), *module.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")

@@ -1,9 +1,8 @@
 """Objectives: what training makes small, in nats, one number per example.
 
-An objective takes a model and a batch and returns a dictionary of named terms, each of shape
-(B,). ``"loss"`` comes first and is what the gradient is taken of, after the mean over the batch.
-Everything is **summed** over pixels and latent dimensions and **averaged** over the batch, so the
-loss does not change with the batch size, and is a number of nats per image.
+An objective takes a model and a batch and returns a dictionary of named terms, each (B,) and in
+nats per image: **summed** over pixels and latent dimensions. ``"loss"`` comes first; the gradient is
+taken of its **mean** over the batch, so it does not change with the batch size.
 """
 
 from __future__ import annotations
@@ -21,53 +20,31 @@ Terms = dict[str, Tensor]
 
 
 def binary_cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
-    """The binary cross-entropy of an image, summed over its pixels.
+    """The binary cross-entropy (...) of images x in [0, 1] under logits (..., C, H, W), in nats.
 
-    -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] with y = sigmoid(logits), computed from the
-    logits. For binary pixels this is exactly -log p(x|z) of a Bernoulli (Kingma & Welling 2013,
-    appendix C.1, equation 11); for greys it is the shortcut that most tutorials take.
-
-    Args:
-        logits: (..., C, H, W).
-        x: images in [0, 1], of a shape that broadcasts with ``logits``.
-
-    Returns:
-        (...), in nats per image.
+    -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] with y = sigmoid(logits); the shapes broadcast. For
+    binary pixels this is exactly -log p(x|z) of a Bernoulli (Kingma & Welling 2013, appendix C.1,
+    equation 11); for greys it is the shortcut that most tutorials take.
     """
     logits, x = torch.broadcast_tensors(logits, x)
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum((-3, -2, -1))
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, diag(exp(log_variance))) || N(0, I)) in closed form.
+    """KL(N(mean, diag(exp(log_variance))) || N(0, I)) of (..., D) each: (...), in nats.
 
     -1/2 sum_d (1 + log sigma_d^2 - mu_d^2 - sigma_d^2), Kingma & Welling (2013), appendix B and
-    equation 10.
-
-    Args:
-        mean: (..., D).
-        log_variance: (..., D), the logarithm of sigma squared.
-
-    Returns:
-        (...), in nats; never negative.
+    equation 10. Never negative.
     """
     # expm1(v) is exp(v) - 1 without the rounding that makes the sum slightly negative near v = 0.
     return 0.5 * (mean.square() + log_variance.expm1() - log_variance).sum(-1)
 
 
 def kl_monte_carlo(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
-    """KL(q || p) estimated from samples z of q: the mean of log q(z) - log p(z).
+    """KL(q || p), (B,), in nats, from samples z (S, B, D) of q: the mean of log q(z) - log p(z).
 
     Unbiased, for any two distributions that can name their densities. A single estimate can be
     negative; its expectation cannot.
-
-    Args:
-        q: batch shape (B,), event shape (D,).
-        p: the same event shape.
-        z: (S, B, D), drawn from q.
-
-    Returns:
-        (B,), in nats.
     """
     return (q.log_prob(z) - p.log_prob(z)).mean(0)
 
@@ -75,56 +52,43 @@ def kl_monte_carlo(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
 def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     """KL(q || p), shape (B,): in closed form where there is one, else by Monte Carlo over z."""
     try:
-        kl = torch.distributions.kl_divergence(q, p)
+        return torch.distributions.kl_divergence(q, p)
     except NotImplementedError:
         return kl_monte_carlo(q, p, z)
-    return kl.expand(q.batch_shape)
 
 
 def kl_per_dimension(q: Distribution) -> Tensor:
-    """KL(q(z_d|x) || N(0, 1)) of each latent dimension of a mean-field Gaussian.
-
-    Args:
-        q: what an encoder with a :class:`~vae_tutorial.posteriors.MeanFieldGaussian` answers.
-
-    Returns:
-        (B, D), in nats; the sum over D is :func:`gaussian_kl`.
+    """KL(q(z_d|x) || N(0, 1)) of each latent dimension: (B, D), in nats.
 
     Raises:
-        ValueError: for a posterior whose dimensions depend on each other; its KL is no such sum.
+        ValueError: for other posteriors than a :class:`~vae_tutorial.posteriors.MeanFieldGaussian`:
+            where dimensions depend on each other, the KL term is no sum over them.
     """
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
-        raise ValueError(
-            "the KL term splits into one number per dimension for a mean-field Gaussian only, got "
-            f"{type(q).__name__}; use posteriors.MeanFieldGaussian, or kl_divergence for the whole."
-        )
-    mean, scale = q.base_dist.mean, q.base_dist.stddev
-    log_variance = 2 * scale.log()
-    return 0.5 * (mean.square() + log_variance.expm1() - log_variance)
+        raise ValueError(f"only a mean-field Gaussian has one KL term per dimension, got {q}")
+    mean, scale = q.base_dist.mean.unsqueeze(-1), q.base_dist.stddev.unsqueeze(-1)
+    return gaussian_kl(mean, 2 * scale.log())
 
 
 def elbo(vae: VAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:
     """The negative evidence lower bound, by the reparameterized estimator with S samples.
 
     -log p(x) <= E_q(z|x)[-log p(x|z)] + KL(q(z|x) || p(z)), Kingma & Welling (2013), equation 3
-    with the estimator of equation 7. The expectation averages **log-likelihoods** over samples of z; averaging
-    logits or images before the likelihood would be a different, and wrong, number (by Jensen's
-    inequality it is not even a bound).
+    with the estimator of equation 7. The expectation averages **log-likelihoods** over samples of z;
+    averaging logits or images before would not even give a bound (by Jensen's inequality).
 
     Args:
-        vae: the model.
-        x: images (B, C, H, W) in [0, 1].
+        vae, x: the model, and images (B, C, H, W) in [0, 1].
         beta: weight of the KL term in the loss (Higgins et al. 2017). At 1 the loss is the
             negative ELBO; anything else is an objective, not a bound to be quoted.
         samples: S, how many z are drawn for each image.
 
     Returns:
-        ``loss`` = ``reconstruction`` + beta * ``kl``, and ``negative_elbo``, their plain sum; each
-        of shape (B,), in nats per image.
+        ``loss`` = ``reconstruction`` + beta * ``kl``, and ``negative_elbo``, their plain sum.
     """
     q, z = _posterior_sample(vae, x, samples)
     reconstruction = -vae.decoder(z).log_prob(x).mean(0)  # (S, B) -> (B,)
-    kl = kl_divergence(q, vae.prior(), z)  # (B,)
+    kl = kl_divergence(q, vae.prior(), z)
     return _terms(reconstruction + beta * kl, reconstruction, kl)
 
 
@@ -149,18 +113,16 @@ def free_bits_elbo(
 
     reconstruction + beta * sum_d max(free_nats, mean over the batch of KL_d), Kingma et al.
     (2016), appendix on free bits, with one group per dimension. Below ``free_nats`` a dimension's KL
-    has no gradient: nothing presses a posterior the last way into the prior.
+    has no gradient: nothing presses a posterior the last stretch into the prior. The model needs a
+    mean-field Gaussian posterior and a standard normal prior.
 
     Args:
-        vae: a model with a mean-field Gaussian posterior and a standard normal prior.
-        x: images (B, C, H, W) in [0, 1].
+        vae, x, beta, samples: as for :func:`elbo`.
         free_nats: lambda, nats that each latent dimension may use unpunished.
-        beta: weight of the KL term.
-        samples: S.
 
     Returns:
-        ``loss``, ``negative_elbo``, ``reconstruction``, ``kl`` (the true one) and ``free_kl`` (the
-        one in the loss, the same for every image of a batch), each (B,), in nats per image.
+        The terms of :func:`elbo`, with the true ``kl``, and ``free_kl``, the one in the loss, the same
+        for every image of a batch.
     """
     if not free_nats >= 0:
         raise ValueError(f"free_nats must not be negative, got {free_nats}; 0 is the plain ELBO")
@@ -179,29 +141,23 @@ def beta_nll_elbo(
     Each pixel's -log N(x_i; y_i, sigma_i^2) is weighted by sigma_i^(2 nll_beta), through which no
     gradient flows: Seitzer et al. (2022), equation 5. The gradient of the mean, (y_i - x_i) /
     sigma_i^2 in the plain objective, no longer fades where the predicted variance is large. At
-    nll_beta = 0 this is :func:`elbo`; at 1 the mean learns as under the squared error.
+    nll_beta = 0 this is :func:`elbo`; at 1 the mean learns as under the squared error. The model
+    needs a :class:`~vae_tutorial.likelihoods.Gaussian` likelihood.
 
     Args:
-        vae: a model with a :class:`~vae_tutorial.likelihoods.Gaussian` likelihood.
-        x: images (B, C, H, W) in [0, 1].
-        nll_beta: Seitzer's beta, in [0, 1]. It has nothing to do with the next one.
-        beta: weight of the KL term.
-        samples: S.
+        vae, x, beta, samples: as for :func:`elbo`.
+        nll_beta: Seitzer's beta, in [0, 1]. It has nothing to do with ``beta``.
 
     Returns:
-        ``loss`` = ``weighted`` + beta * ``kl``; ``weighted`` is the reconstruction term as trained
-        (no log of a density), ``reconstruction`` the plain -log p(x|z) in nats; ``negative_elbo``,
-        ``kl``. Each (B,).
+        The terms of :func:`elbo`, the plain -log p(x|z) among them, and ``weighted``, the
+        reconstruction term as trained (no log of a density): ``loss`` = ``weighted`` + beta * ``kl``.
     """
     if not 0 <= nll_beta <= 1:
         raise ValueError(f"nll_beta must lie in [0, 1], got {nll_beta}; 0 is the plain ELBO")
     q, z = _posterior_sample(vae, x, samples)
     p = vae.decoder(z)
     if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
-        raise ValueError(
-            "beta-NLL weights pixels by their variance, so it needs a Gaussian likelihood, got a "
-            f"decoder that answers with {p}; use likelihoods.Gaussian(image_shape, noise='pixelwise')."
-        )
+        raise ValueError(f"needs the variances of a likelihoods.Gaussian, the decoder answers {p}")
     nll = -p.base_dist.log_prob(x)  # (S, B, C, H, W)
     pixels = tuple(range(2, nll.ndim))
     weight = p.base_dist.variance.detach() ** nll_beta
@@ -211,9 +167,8 @@ def beta_nll_elbo(
 
 
 def bits_per_dimension(nats: float | Tensor, image_shape: tuple[int, ...]) -> float | Tensor:
-    """Nats per image to bits per pixel and channel: divide by (number of dimensions times ln 2).
+    """Nats per image to bits per pixel and channel.
 
-    Only for a likelihood of the 8-bit values themselves do these compare with published bits per
-    dimension; see the chapter on likelihoods in the literature, e.g. Theis et al. (2016).
+    Published ones are of likelihoods of the 8-bit values themselves: Theis et al. (2016).
     """
     return nats / (prod(image_shape) * log(2))

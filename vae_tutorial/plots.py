@@ -4,8 +4,6 @@ Figures are made without pyplot's global state. So a notebook shows one by endin
 call, and nothing is shown twice. Data may be tensors, with a gradient or without, or arrays.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from scipy.stats import norm
 from torch import Tensor
 
 from vae_tutorial.style import (  # noqa: F401 (chapters find all of these here)
@@ -26,12 +23,12 @@ from vae_tutorial.style import (  # noqa: F401 (chapters find all of these here)
     SEQUENTIAL,
     TRAIN,
     WIDTH,
+    Array,
     figure,
     mosaic,
     numbers,
     show_image,
     to_array,
-    to_png,
     use_style,
 )
 
@@ -39,17 +36,9 @@ AXIS_NAMES = ("$z_1$", "$z_2$")
 
 
 def image_grid(
-    images: Tensor | np.ndarray, columns: int = 10, *, title: str = "", width: float = WIDTH
+    images: Array, columns: int = 10, *, title: str = "", width: float = WIDTH
 ) -> Figure:
-    """A sheet of images, row by row.
-
-    Args:
-        images: (N, C, H, W), N at least 1.
-        columns: how many in a row.
-
-    >>> image_grid(np.zeros((6, 1, 28, 28)), columns=3).axes[0].images[0].get_array().shape
-    (57, 86)
-    """
+    """A sheet of images (N, C, H, W), row by row."""
     sheet = mosaic(images, columns)
     fig = figure(width, width * sheet.shape[0] / sheet.shape[1] + (0.35 if title else 0.05))
     ax = fig.subplots()
@@ -58,16 +47,10 @@ def image_grid(
     return fig
 
 
-def image_rows(rows: Mapping[str, Tensor | np.ndarray], *, width: float = WIDTH) -> Figure:
+def image_rows(rows: Mapping[str, Array], *, width: float = WIDTH) -> Figure:
     """Rows of images under each other, each with its name on the left.
 
-    Args:
-        rows: name to images (N, C, H, W), the same N throughout. (C, H, W) may differ from row to
-            row.
-
-    >>> fig = image_rows({"grey": np.zeros((4, 1, 9, 9)), "colour": np.zeros((4, 3, 9, 9))})
-    >>> [ax.get_ylabel() for ax in fig.axes]
-    ['grey', 'colour']
+    A row is (N, C, H, W), with the same N throughout; (C, H, W) may differ from row to row.
     """
     counts = {name: len(images) for name, images in rows.items()}
     if len(set(counts.values())) != 1:
@@ -99,12 +82,11 @@ def manifold(
     images: Tensor, *, ticks: Sequence[float] | None = None, title: str = "",
     ax: Axes | None = None, labels: tuple[str, str] = AXIS_NAMES, width: float = WIDTH,
 ) -> Figure:  # fmt: skip
-    """Decoded images of a grid over the latent plane, drawn as one sheet with axes.
+    """Decoded images (n, n, C, H, W) of a grid over the latent plane, as one sheet with axes.
 
     Args:
-        images: (n, n, C, H, W), the first row at the top (see ``latent.linear_grid``).
+        images: the first row at the top (see ``latent.linear_grid``).
         ticks: the grid's coordinates along an axis, ascending; five of them are marked.
-        title: above the sheet.
         ax: draw here, in an existing figure.
     """
     n = len(images)
@@ -137,13 +119,10 @@ def loss_curves(
     history: pd.DataFrame, terms: Sequence[str] = ("loss", "reconstruction", "kl"), *,
     names: Mapping[str, str] | None = None, skip: int = 0,
 ) -> Figure:  # fmt: skip
-    """One panel per term: training and held-out examples over the epochs.
+    """A panel for each term of what :func:`~vae_tutorial.fit.fit` returned, over the epochs.
 
-    Args:
-        history: what :func:`~vae_tutorial.fit.fit` returned.
-        terms: the history's columns to show.
-        names: nicer titles for them.
-        skip: leave out the first epochs, whose loss would flatten the rest.
+    ``names`` are nicer titles. The first ``skip`` epochs, whose loss would flatten the rest, are
+    left out.
     """
     titles = {"loss": "Negative ELBO", "reconstruction": "Reconstruction term", "kl": "KL term"}
     titles |= names or {}
@@ -161,15 +140,14 @@ def loss_curves(
 
 
 def latent_scatter(
-    codes: Tensor | np.ndarray, labels: Tensor | np.ndarray, *,
+    codes: Array, labels: Array, *,
     classes: Sequence[str] = tuple("0123456789"), title: str = "", limit: float | None = None,
     axis_names: tuple[str, str] | None = AXIS_NAMES, ax: Axes | None = None, legend: bool = True,
     size: float = 5.0,
 ) -> Figure:  # fmt: skip
-    """Codes in the plane, coloured by class, each class named at its median.
+    """Codes (N, 2), coloured by class, each class named at its median.
 
     Args:
-        codes: (N, 2).
         labels: (N,), numbers into ``classes``.
         limit: half the side of the square shown; by default everything is.
         axis_names: ``None`` hides the axes, for embeddings whose units mean nothing.
@@ -204,7 +182,7 @@ def latent_scatter(
 
 
 def latent_scatters(
-    panels: Mapping[str, Tensor | np.ndarray], labels: Tensor | np.ndarray, *,
+    panels: Mapping[str, Array], labels: Array, *,
     width: float = 11.0, **kwargs,
 ) -> Figure:  # fmt: skip
     """Several :func:`latent_scatter` side by side: title to codes (N, 2) of the same examples."""
@@ -220,12 +198,7 @@ def _circles(ax: Axes, radii: Sequence[float], **style) -> None:
 
 
 def prior_circles(fig: Figure) -> Figure:
-    """On a latent scatter: the circles that hold 39%, 86% and 99% of a 2-D standard normal.
-
-    >>> fig = prior_circles(latent_scatter(np.eye(2), np.array([0, 1])))
-    >>> [f"{1 - np.exp(-(circle.radius**2) / 2):.0%}" for circle in fig.axes[0].patches]
-    ['39%', '86%', '99%']
-    """
+    """On a latent scatter: the circles that hold 39%, 86% and 99% of a 2-D standard normal."""
     for ax in fig.axes:
         _circles(ax, (1, 2, 3), ec=INK, lw=1, alpha=0.7)
     return fig
@@ -239,36 +212,28 @@ def _histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **style) -> None
 def _standard_normal(ax: Axes, limit: float) -> None:
     """The density of N(0, 1) as a line, on an axes whose height needs no numbers."""
     grid = np.linspace(-limit, limit, 200)
-    ax.plot(grid, norm.pdf(grid), color=INK, lw=1.3, label="standard normal")
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    ax.plot(grid, density, color=INK, lw=1.3, label="standard normal")
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
 
 
 def marginals(
-    codes: Mapping[str, Tensor], *, columns: int = 5, limit: float = 4.0, bins: int = 41
+    codes: Mapping[str, Array], *, columns: int = 5, limit: float = 4.0, bins: int = 41
 ) -> Figure:
-    """Histograms of each latent dimension, with the standard normal's density over them.
+    """Histograms of each dimension of codes (N, D), the standard normal's density over them.
 
-    Args:
-        codes: name to codes (N, D), the same D throughout.
-        columns: panels in a row.
-        limit: the axis runs from -limit to limit; codes beyond it are counted in the last bin.
-        bins: the edges of the bins, both ends counted.
-
-    >>> sum(ax.get_visible() for ax in marginals({"codes": np.zeros((9, 3))}, columns=2).axes)
-    3
+    There are ``bins`` edges from -limit to limit; what lies beyond is counted in the last bins.
     """
     arrays = {name: numbers(code) for name, code in codes.items()}
-    d = next(iter(arrays.values())).shape[1]
+    d, edges = next(iter(arrays.values())).shape[1], np.linspace(-limit, limit, bins)
     rows = -(-d // columns)
     fig = figure(WIDTH * 1.3, 1.45 * rows + 0.7)
     axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    for i, ax in enumerate(axes):
-        ax.set_visible(i < d)
-        if i >= d:
-            continue
+    for ax in axes[d:]:
+        ax.set_visible(False)
+    for i, ax in enumerate(axes[:d]):
         for (name, code), colour in zip(arrays.items(), PALETTE, strict=False):
-            edges = np.linspace(-limit, limit, bins)
             _histogram(ax, code[:, i], edges, color=colour, alpha=0.55, label=name)
         _standard_normal(ax, limit)
         ax.set_title(f"$z_{{{i + 1}}}$", fontsize=10.5, y=0.72, x=0.03)
@@ -278,15 +243,12 @@ def marginals(
 
 
 def pair_plot(
-    codes: Tensor, dimensions: Sequence[int], *, title: str = "", limit: float = 4.0,
+    codes: Array, dimensions: Sequence[int], *, title: str = "", limit: float = 4.0,
     width: float = WIDTH,
 ) -> Figure:  # fmt: skip
-    """Two-dimensional histograms of every pair of the named dimensions, marginals on the diagonal.
+    """Histograms of every pair of dimensions (from 0) of codes (N, D), marginals on the diagonal.
 
-    Args:
-        codes: (N, D).
-        dimensions: which of the D, counted from 0.
-        limit: the axes run from -limit to limit.
+    The axes run from -limit to limit.
     """
     last, array = len(dimensions) - 1, numbers(codes)
     fig = figure(width, width * 0.97)
@@ -305,11 +267,9 @@ def pair_plot(
             ax.hist2d(*array[:, [j, i]].T, [edges, edges], cmap=SEQUENTIAL, rasterized=True)
             _circles(ax, (1, 2), ec="white", lw=0.8)
             ax.set(ylim=(-limit, limit), yticks=ticks if col == 0 else [])
-        ax.set_xlim(-limit, limit)
-        if row == last:
-            ax.set_xlabel(f"$z_{{{j + 1}}}$")
-        if col == 0 and row > 0:
-            ax.set_ylabel(f"$z_{{{i + 1}}}$")
+        below = f"$z_{{{j + 1}}}$" if row == last else ""
+        left = f"$z_{{{i + 1}}}$" if col == 0 < row else ""
+        ax.set(xlim=(-limit, limit), xlabel=below, ylabel=left)
     if title:
         fig.suptitle(title, x=0.02, ha="left", weight="bold", fontsize=12)
     return fig
@@ -318,11 +278,7 @@ def pair_plot(
 def bars(
     values: Mapping[str, float] | pd.Series, *, xlabel: str, title: str = "", fmt: str = "%.1f"
 ) -> Figure:
-    """Horizontal bars with their values written at the end.
-
-    >>> [text.get_text() for text in bars({"a": 1, "b": 2}, xlabel="nats").axes[0].texts]
-    ['1.0', '2.0']
-    """
+    """Horizontal bars with their values written at the end."""
     names = list(values.keys())
     fig = figure(WIDTH, 0.5 * len(names) + 1.1)
     ax = fig.subplots()
@@ -338,16 +294,13 @@ def bars(
 
 
 def pipeline(
-    rows: Mapping[str, Mapping[str, Tensor]], *, largest_std: float = 0.5, width: float = 9.5
+    rows: Mapping[str, Mapping[str, Array]], *, largest_std: float = 0.5, width: float = 9.5
 ) -> Figure:
     """One image on its way through several VAEs, a row each: image, latents, mean, uncertainty.
 
-    Args:
-        rows: name to a mapping with ``image`` (C, H, W), what the encoder saw; ``z_mean``,
-            ``z_std`` and ``z``, each (D,), the posterior and one sample of it; ``mean`` and
-            ``std``, each (C, H, W), of the likelihood at that sample.
-        largest_std: where the colour bar of the standard deviations ends; larger ones get its last
-            colour.
+    A row has ``image`` (C, H, W), what the encoder saw; ``z_mean``, ``z_std`` and ``z``, each (D,),
+    the posterior and one sample of it; ``mean`` and ``std``, each (C, H, W), of the likelihood at
+    that sample. The colour bar ends at ``largest_std``; larger ones get its last colour.
     """
     fig = figure(width, width * 0.155 * len(rows) + 0.75)
     axes = fig.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 2.6, 1, 1))
@@ -365,24 +318,21 @@ def pipeline(
         latents.set(ylim=(-limit, limit), xticks=[], yticks=[-2, 0, 2], box_aspect=1 / 2.6)
         latents.spines["bottom"].set_visible(False)
         show_image(mean, to_array(row["mean"]))
-        over_channels = row["std"].mean(0)  # (H, W)
-        shown = show_image(std, over_channels, cmap=SEQUENTIAL, vmax=largest_std)
+        shown = show_image(std, row["std"].mean(0), cmap=SEQUENTIAL, vmax=largest_std)
     axes[-1, 1].set_xlabel("whiskers: mean and one standard deviation of $q$", fontsize=10.5)
-    shrink = min(1.0, 2.6 / len(rows))
-    bar = fig.colorbar(shown, ax=axes[:, 3], shrink=shrink, aspect=14, extend="max")
-    bar.set_label("of a pixel, in greys from 0 to 1")
+    style = {"shrink": min(1.0, 2.6 / len(rows)), "aspect": 14, "extend": "max"}
+    fig.colorbar(shown, ax=axes[:, 3], label="of a pixel, in greys from 0 to 1", **style)
     return fig
 
 
 def calibration_curves(
-    curves: Mapping[str, Mapping[str, Tensor]], *, title: str = "", smallest: float = 1e-3,
+    curves: Mapping[str, Mapping[str, Array]], *, title: str = "", smallest: float = 1e-3,
     width: float = WIDTH,
 ) -> Figure:  # fmt: skip
     """Predicted standard deviations against root mean squared errors, both axes logarithmic.
 
-    Args:
-        curves: name to what :func:`~vae_tutorial.evaluate.calibration` answers.
-        smallest: where both axes begin; what lies below is cut off.
+    A curve is what :func:`~vae_tutorial.evaluate.calibration` answers. What lies below
+    ``smallest``, where both axes begin, is cut off.
     """
     fig = figure(width, 5.0)
     ax = fig.subplots()

@@ -13,15 +13,14 @@ from vae_tutorial.spec import Part
 def bounded(value: Tensor, bound: float | None) -> Tensor:
     """Squash to (-bound, bound) smoothly: the identity near zero, flat far out.
 
-    ``bound * tanh(value / bound)``. A hard clamp has no gradient beyond the bound, and a
-    log-variance that has run away could never come back. Here it fades gradually: at three
-    times the bound it is still 1% of its full size (far beyond, it vanishes in float32, too).
+    A hard clamp has no gradient beyond the bound, and a log-variance that has run away could never
+    come back. Here the gradient fades: at three times the bound it is still 1% of its full size.
     """
     return value if bound is None else bound * torch.tanh(value / bound)
 
 
 def check_bound(bound: float | None, name: str) -> float | None:
-    """A bound is a positive number, or None for no bound; anything else is a ValueError."""
+    """A bound is a positive number, or None for none; anything else is a ValueError."""
     if bound is not None and not bound > 0:
         raise ValueError(f"{name} must be positive or None, got {bound}")
     return bound
@@ -41,15 +40,13 @@ class MeanFieldGaussian(Part):
     """The mean-field Gaussian posterior: one mean and one variance per latent dimension.
 
     q(z|x) = N(z; mu(x), diag(sigma(x)^2)), Kingma & Welling (2013), equation 9. The network gives
-    ``2 * latent_dim`` numbers: first the means, then the **log-variances** log sigma^2. That is
-    the second output's one meaning in this book.
+    ``2 * latent_dim`` numbers: first the means, then the **log-variances** log sigma^2.
 
     Args:
         latent_dim: D, the number of latent dimensions.
         log_variance_bound: log-variances are squashed smoothly to plus or minus this. Without a
             bound (``None``) one wild batch early in training can send exp(log-variance) to
-            infinity; chapter 2 shows it. The default of 10 allows standard deviations from
-            0.0067 to 148, far more than any posterior here uses.
+            infinity (chapter 2). The default allows standard deviations from 0.0067 to 148.
 
     Shape:
         parameters ``(B, 2 * latent_dim)`` to a distribution with batch shape ``(B,)`` and event
@@ -74,8 +71,7 @@ class MeanFieldGaussian(Part):
         check_parameters(self, parameters)
         mean, log_variance = parameters.chunk(2, dim=-1)  # each (B, D)
         scale = torch.exp(0.5 * bounded(log_variance, self.log_variance_bound))
-        # Validation would stop a diverging run with torch's own message; `fit` looks at every
-        # loss and says which step and which term went wrong.
+        # Not validated: `fit` says of a diverging run which step and which term went wrong.
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
 
@@ -92,14 +88,12 @@ class _MultivariateNormal(MultivariateNormal):
 class FullCovarianceGaussian(Part):
     """The full-covariance Gaussian posterior: latents may depend on each other, given the image.
 
-    q(z|x) = N(z; mu(x), L(x) L(x)'), with L lower triangular and a positive diagonal (the Cholesky
-    factor of the covariance; Kingma & Welling 2019, section 2.5.1). Every covariance matrix has
-    exactly one such factor, so nothing is lost and nothing is counted twice.
+    q(z|x) = N(z; mu(x), L(x) L(x)'), with L lower triangular and a positive diagonal: the Cholesky
+    factor of the covariance, of which each has exactly one (Kingma & Welling 2019, section 2.5.1).
 
-    The network gives ``latent_dim`` means, then ``latent_dim`` log-variances v, then the
-    D (D - 1) / 2 entries below the diagonal, row by row. The diagonal of L is exp(v / 2). An entry
-    l of row i gives L_ij = l L_ii, so that an entry keeps its meaning when the scale changes: with
-    all entries at zero this is :class:`MeanFieldGaussian`, whose v is log sigma^2.
+    The network gives D means, then D log-variances v, then the D (D - 1) / 2 entries below the
+    diagonal, row by row. The diagonal of L is exp(v / 2). An entry l of row i gives L_ij = l L_ii:
+    it keeps its meaning when the scale changes, and with zeros this is :class:`MeanFieldGaussian`.
 
     Args:
         latent_dim: D, the number of latent dimensions.
@@ -127,7 +121,7 @@ class FullCovarianceGaussian(Part):
         d = self.latent_dim
         mean, log_variance, below = parameters.split([d, d, d * (d - 1) // 2], dim=-1)
         diagonal = torch.exp(0.5 * bounded(log_variance, self.log_variance_bound))  # (B, D)
-        unit = torch.diag_embed(torch.ones_like(diagonal))  # (B, D, D)
+        unit = torch.ones_like(diagonal).diag_embed()  # (B, D, D)
         row, column = torch.tril_indices(d, d, offset=-1, device=parameters.device)
         unit[..., row, column] = below
         scale_tril = diagonal.unsqueeze(-1) * unit  # each row by its diagonal entry

@@ -12,7 +12,6 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     TransformedDistribution,
-    kl_divergence,
 )
 from torch.distributions.kl import register_kl
 
@@ -36,26 +35,21 @@ class IndependentStandardNormal(Independent):
 def _kl_full_standard(q: MultivariateNormal, p: IndependentStandardNormal) -> Tensor:
     """KL(N(mu, L L') || N(0, I)), Rasmussen & Williams (2006), equation A.23: shape (B,), in nats.
 
-    Near the prior it is a small difference of large numbers, which float32 gets wrong by 1e-6,
-    below zero, too. So it is computed in float64 (which Apple's GPUs do not have), and what
-    rounding leaves below zero is zero.
+    Near the prior it is a small difference of large numbers, which float32 gets wrong by 1e-6. So
+    it is computed in float64 (which Apple's GPUs do not have), and rounded up to zero.
     """
     wide = torch.float32 if q.loc.device.type == "mps" else torch.float64
-
-    def normal(mean: Tensor, scale_tril: Tensor) -> MultivariateNormal:
-        return MultivariateNormal(
-            mean.to(wide), scale_tril=scale_tril.to(wide), validate_args=False
-        )
-
-    kl = kl_divergence(normal(q.loc, q.scale_tril), normal(p.mean, p.stddev.diag_embed()))
+    mean, tril = q.loc.to(wide), q.scale_tril.to(wide)
+    squares = tril.flatten(-2).square().sum(-1) + mean.square().sum(-1)
+    half_log_determinant = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    kl = 0.5 * (squares - mean.shape[-1]) - half_log_determinant
     return kl.clamp(min=0).to(torch.promote_types(q.loc.dtype, torch.float32))
 
 
 class StandardNormal(Part):
     """The centred isotropic Gaussian p(z) = N(z; 0, I), Kingma & Welling (2013), section 3.
 
-    Called without arguments it answers with a distribution of batch shape ``()`` and event shape
-    ``(latent_dim,)``, on the device that the module was moved to.
+    Called, it gives a distribution of batch shape ``()`` and event shape ``(D,)``.
 
     Args:
         latent_dim: D, the number of latent dimensions.
@@ -79,20 +73,16 @@ class StandardNormal(Part):
 class AutoregressiveFlow(Part):
     """A learnt prior: standard normal noise through an affine autoregressive flow with a MADE inside.
 
-    epsilon_i = (z_i - m_i(z_<i)) exp(-s_i(z_<i)), with epsilon ~ N(0, I), and log p(z) = log
-    N(epsilon; 0, I) - sum_i s_i is exact, in one pass. This is the prior of the variational lossy
-    autoencoder (Chen et al. 2017, section 3.2); sampling inverts the map, one dimension after the
-    other: D passes. See :class:`~vae_tutorial.flows.AutoregressiveTransform`.
+    The prior of the variational lossy autoencoder (Chen et al. 2017, section 3.2): log p(z) = log
+    N(epsilon; 0, I) - sum_i s_i, with m, s and epsilon as in
+    :class:`~vae_tutorial.flows.AutoregressiveTransform`. At the start m and s are zero.
 
-    At the start m and s are zero, and the prior is the standard normal.
+    Called, it gives a distribution of batch shape ``()`` and event shape ``(D,)``.
 
     Args:
         latent_dim: D.
         hidden: widths of the MADE's hidden layers.
         log_scale_bound: s is squashed smoothly to plus or minus this.
-
-    Called without arguments it answers with a distribution of batch shape ``()`` and event shape
-    ``(latent_dim,)``.
 
     Example:
         >>> prior, z = AutoregressiveFlow(2, hidden=(16,)), torch.randn(5, 2)

@@ -1,8 +1,7 @@
 """Schedules: numbers that change during training, as functions of how far it has come.
 
-A schedule maps progress, from 0 (first step) to 1 (last step), to a value. Progress is counted in
-steps alone: no schedule ever sees a held-out image, so held-out numbers stay honest. Schedules
-are small frozen objects rather than bare functions, so that a run's configuration can name them.
+A schedule maps progress, from 0 (first step) to 1 (last step), to a value; it never sees a held-out
+image. Schedules are small frozen objects, so that a run's configuration can name them.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ class OneCycle:
     """The one-cycle learning rate of Smith & Topin (2019): up quickly, then down to almost nothing.
 
     Half a cosine from ``peak / 25`` up to ``peak`` during the first ``warm_up`` of training, and
-    half a cosine down to ``peak / 10,000`` in the rest. It reaches in a short budget what a
-    constant rate needs several times as many epochs for.
+    half a cosine down to ``peak / 10,000`` in the rest.
     """
 
     peak: float
@@ -50,10 +48,7 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class LinearWarmUp:
-    """From 0 to ``value`` in a straight line over the first ``fraction`` of training, then constant.
-
-    The warm-up of beta of Bowman et al. (2016) and Sonderby et al. (2016).
-    """
+    """From 0 to ``value`` in a straight line over the first ``fraction``: Bowman et al. (2016)."""
 
     value: float = 1.0
     fraction: float = 3 / 7
@@ -68,10 +63,9 @@ class LinearWarmUp:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """A sawtooth: ``cycles`` times from 0 to ``value`` in a straight line, each time then constant.
+    """A sawtooth: ``cycles`` times :class:`LinearWarmUp` from the start (Fu et al. 2019).
 
-    Each cycle climbs during its first ``fraction`` and stays at ``value`` for the rest (Fu et al.
-    2019). Every restart gives dimensions that have died a new chance.
+    Every restart gives dimensions that have died a new chance.
     """
 
     value: float = 1.0
@@ -83,7 +77,6 @@ class Cyclical:
             raise ValueError(f"needs cycles >= 1 and 0 < fraction <= 1, got {self}")
 
     def __call__(self, progress: float) -> float:
-        # At the very end the last cycle is over, not a new one begun.
-        position = self.cycles * progress
+        position = self.cycles * progress  # at the end the last cycle is over, no new one begun
         within = position - min(int(position), self.cycles - 1)
         return self.value * min(1.0, within / self.fraction)

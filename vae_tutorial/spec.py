@@ -41,7 +41,7 @@ class _Recording(type):
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             if isinstance(value, int) and getattr(made, name, None) == (value,):
-                bound.arguments[name] = (value,)  # a lone number that is kept as a shape of one axis
+                bound.arguments[name] = (value,)  # a lone number, kept as a shape of one axis
         # Past nn.Module's own bookkeeping: parts among the arguments are registered once already.
         made.__dict__["_arguments"] = dict(bound.arguments)
         return made
@@ -58,8 +58,8 @@ class Part(nn.Module, metaclass=_Recording):
         ...     def __init__(self, by, times=1):
         ...         super().__init__()
         ...         self.by = by * times
-        >>> spec(Shift(2.0))["by"], build(spec(Shift(2.0, times=3))).by
-        (2.0, 6.0)
+        >>> spec(Shift(2.0))
+        {'class': 'spec.Shift', 'by': 2.0, 'times': 1}
     """
 
 
@@ -76,7 +76,7 @@ def spec(part: nn.Module) -> dict:
             "vae_tutorial.spec.Part in place of nn.Module"
         )
     arguments = {name: identify(value) for name, value in part._arguments.items()}
-    return {"class": _name_of(type(part)), **arguments}
+    return {"class": _class_of(part), **arguments}
 
 
 def build(described: Any) -> Any:
@@ -108,9 +108,10 @@ def build(described: Any) -> Any:
         return functools.partial(build(described["partial"]), *build(described["args"]), **keywords)
     if "class" not in described:
         return {name: build(value) for name, value in described.items()}
-    made = _find(described["class"])
+    name = described["class"]
+    made = build(name) if isinstance(name, dict) else _find(name)
     if not (isinstance(made, type) and (issubclass(made, Part) or is_dataclass(made))):
-        raise ValueError(f"{described['class']} is no part of a model")
+        raise ValueError(f"{name} is no part of a model")
     arguments = {k: build(v) for k, v in described.items() if k != "class"}
     # *args and **kwargs of a constructor stand under their names in the signature.
     bound = inspect.BoundArguments(inspect.signature(made), arguments)
@@ -118,7 +119,7 @@ def build(described: Any) -> Any:
     try:
         return made(*bound.args, **bound.kwargs, **dict.fromkeys(unknown))
     except TypeError as error:
-        raise ValueError(f"{described['class']} cannot be built: {error}") from error
+        raise ValueError(f"{name} cannot be built: {error}") from error
 
 
 def identify(thing: Any) -> Any:
@@ -145,7 +146,7 @@ def identify(thing: Any) -> Any:
         return spec(thing)
     if is_dataclass(thing) and not isinstance(thing, type):
         values = {f.name: identify(getattr(thing, f.name)) for f in fields(thing)}
-        return {"class": _name_of(type(thing)), **values}
+        return {"class": _class_of(thing), **values}
     if isinstance(thing, functools.partial):
         return {
             "partial": identify(thing.func),
@@ -161,18 +162,28 @@ def identify(thing: Any) -> Any:
     )
 
 
+def _class_of(thing: Any) -> str | dict:
+    """The name of an object's class; of one from outside this package, what it is made of, too."""
+    return _name_of(type(thing)) if _is_known(type(thing)) else _identify_by_name(type(thing))
+
+
+def _is_known(thing: Callable) -> bool:
+    """Whether a name says it all: of this package, of torch, or built into Python."""
+    module = getattr(thing, "__module__", None) or ""
+    return inspect.isbuiltin(thing) or module.partition(".")[0] in (_PACKAGE, "torch")
+
+
 def _identify_by_name(thing: Callable) -> dict:
     """A class or function: by its name where that says it all, else with its source and closure."""
     name = _name_of(thing)
     if "<lambda>" in name:
         raise ValueError("a lambda has no name that tells it from another one; use def")
-    module = getattr(thing, "__module__", None) or ""
-    if inspect.isbuiltin(thing) or module.partition(".")[0] in (_PACKAGE, "torch"):
+    if _is_known(thing):
         if _find(name) is not thing:  # made by a function, or hidden behind a decorator
             raise ValueError(f"{name} is not what its module has under that name")
         return {"import": name}
     if isinstance(thing, type):
-        return {"import": name, "source": _source(thing, name)}
+        return {"import": name, "source": _source_of_class(thing, name)}
     closed = inspect.getclosurevars(thing).nonlocals
     return {
         "import": name,
@@ -181,6 +192,20 @@ def _identify_by_name(thing: Callable) -> dict:
         "defaults": identify([thing.__defaults__, thing.__kwdefaults__]),
         "closure": identify({k: v for k, v in closed.items() if v is not thing}),
     }
+
+
+def _source_of_class(thing: type, name: str) -> Any:
+    """Of a class from a file its source; a notebook keeps only that of the functions in it."""
+    try:
+        return _source(thing, name)
+    except ValueError:
+        found = {}
+        for key, value in vars(thing).items():
+            if not inspect.isfunction(value):
+                found |= {} if key.startswith("__") else {key: identify(value)}
+            elif value.__code__.co_filename != "<string>" and key != "__repr__":
+                found[key] = _source(value.__code__, key)  # not what a dataclass wrote by itself
+        return found
 
 
 def _source(thing: Any, name: str) -> str:

@@ -1,7 +1,5 @@
 """The book's one style for figures, and images on an axes: what every figure is made with."""
 
-from __future__ import annotations
-
 import io
 
 import matplotlib as mpl
@@ -16,6 +14,7 @@ from torch import Tensor
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
 TRAIN, HELD_OUT, ACCENT, INK = PALETTE[0], PALETTE[1], PALETTE[2], "#26323f"
 SEQUENTIAL, DIVERGING = "viridis", "vlag"
+Array = Tensor | np.ndarray
 WIDTH = 7.2  # inches; with the dpi below a figure fills the text column
 RC = {
     "figure.dpi": 120, "savefig.dpi": 120, "figure.figsize": [WIDTH, 4.0], "axes.grid": False,
@@ -43,11 +42,7 @@ def use_style() -> None:
 
 
 def to_png(fig: Figure) -> bytes:
-    """A figure as a PNG of 256 colours, a third of the size of one in full colour.
-
-    >>> to_png(figure(2, 1))[:4]
-    b'\\x89PNG'
-    """
+    """A figure as a PNG of 256 colours, a third of the size of one in full colour."""
     from PIL import Image
 
     buffer, small = io.BytesIO(), io.BytesIO()
@@ -67,21 +62,13 @@ def figure(width: float = WIDTH, height: float = 4.0) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def numbers(values: Tensor | np.ndarray) -> np.ndarray:
-    """A tensor of any device, with a gradient or without, or anything array-like, as an array.
-
-    >>> numbers(torch.ones(2, requires_grad=True)).tolist()
-    [1.0, 1.0]
-    """
+def numbers(values: Array) -> np.ndarray:
+    """A tensor of any device, with a gradient or without, or anything array-like, as an array."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def to_array(images: Tensor | np.ndarray) -> np.ndarray:
-    """Images (..., C, H, W), bytes or floats, to floats (..., H, W) or (..., H, W, 3) in [0, 1].
-
-    >>> to_array(torch.full((1, 1, 2), 51, dtype=torch.uint8)).tolist()
-    [[0.2, 0.2]]
-    """
+def to_array(images: Array) -> np.ndarray:
+    """Images (..., C, H, W), bytes or floats, to floats (..., H, W) or (..., H, W, 3) in [0, 1]."""
     array = numbers(images)
     if array.ndim < 3 or array.shape[-3] not in (1, 3):
         raise ValueError(f"expected images (..., C, H, W) with C of 1 or 3, got {array.shape}")
@@ -89,9 +76,7 @@ def to_array(images: Tensor | np.ndarray) -> np.ndarray:
     return array[..., 0, :, :] if array.shape[-3] == 1 else np.moveaxis(array, -3, -1)
 
 
-def mosaic(
-    images: Tensor | np.ndarray, columns: int, gap: int = 1, paper: float = 1.0
-) -> np.ndarray:
+def mosaic(images: Array, columns: int, gap: int = 1, paper: float = 1.0) -> np.ndarray:
     """Images (N, C, H, W) side by side in one array, row by row, ``gap`` pixels of paper between.
 
     >>> mosaic(torch.zeros(3, 1, 2, 2), columns=2)[:, 3]
@@ -101,9 +86,7 @@ def mosaic(
 
     array, shape = to_array(images), tuple(np.shape(images))
     if len(shape) != 4 or not shape[0] or columns < 1:
-        raise ValueError(
-            f"expected at least one image, (N, C, H, W), and one column, got {shape}, {columns}"
-        )
+        raise ValueError(f"needs at least one image, (N, C, H, W), and column: {shape}, {columns}")
     n, c, h, w = shape
     tiles = np.ascontiguousarray(array, dtype=float).reshape(n, h, w, c)
     # Tiles of paper at the end, cut off again: make_grid narrows the sheet where a row is not
@@ -115,11 +98,7 @@ def mosaic(
 
 
 def show_image(ax: Axes, sheet: np.ndarray, **kwargs) -> mpl.image.AxesImage:
-    """One array of greys or colours in [0, 1] on an axes without ticks; pixels stay pixels.
-
-    >>> show_image(figure().subplots(), np.eye(3), vmax=2).get_clim()
-    (0.0, 2.0)
-    """
+    """One array of greys or colours in [0, 1] on an axes without ticks; pixels stay pixels."""
     style = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "none"}
     shown = ax.imshow(sheet, **style | kwargs)
     ax.set(xticks=[], yticks=[])

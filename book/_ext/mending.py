@@ -1,64 +1,59 @@
 """The finished HTML: the theme's accessibility faults put right, and nothing from other hosts."""
 
-from __future__ import annotations
-
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
 from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
 ABOUT = "A book of notebooks that teaches variational autoencoders by building them."
+ATTRIBUTES = {  # what each of these elements should say of itself
+    ".search-button-field": {"aria-label": "Search (Ctrl + K)"},
+    ".search-button-field :is(kbd, .kbd-shortcut__modifier)": {"aria-hidden": "true"},
+    "#pst-primary-sidebar": {"role": "complementary", "aria-label": "Book"},
+}
+WORDS = {  # what these elements should read; a cell that is folded whole is a solution
+    ".search-button-field .search-button__default-text": "Search",
+    "div.cell.tag_hide-cell summary > .collapsed": "Show a solution",
+    "div.cell.tag_hide-cell summary > .expanded": "Hide a solution",
+}
+UNWANTED = (  # scripts and style sheets of other hosts, and of live kernels, which are not used
+    'script:is([src*="://"], [src*="thebe"], [type*="thebe"])',
+    'script:-soup-contains("thebe", "kernelName")',
+    'link[rel="stylesheet"]:is([href*="://"], [href*="thebe"])',
+)
 
 
-def drop_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
-    """Take out live kernels, which this book does not use, and scripts from other hosts."""
-
-    def wanted(file: Any) -> bool:
-        name = str(getattr(file, "filename", file) or "")
-        body = str((getattr(file, "attributes", None) or {}).get("body") or "")
-        return "thebe" not in name + body and "://" not in name
-
-    for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context.get(kind, []) if wanted(file)]
-
-
-# ---------------------------------------------------------------- what axe finds on a page
+def mend(soup: BeautifulSoup) -> None:
+    """All of it. Safe to apply twice: an incremental build leaves some pages as they were."""
+    mend_names(soup)
+    for selector, attributes in ATTRIBUTES.items():
+        for element in soup.select(selector):
+            element.attrs.update(attributes)
+    for selector, words in WORDS.items():
+        for element in soup.select(selector):
+            element.string = words
+    for script in soup.select(", ".join(UNWANTED)):
+        script.decompose()
+    mend_tables(soup)
+    if soup.head and soup.title:
+        mend_head(soup)
 
 
 def mend_names(soup: BeautifulSoup) -> None:
-    """A visible name must be part of the accessible name: the tooltip becomes the name."""
+    """What is visible is part of the accessible name; all of a page lies in a landmark."""
     for control in soup.select("[aria-label]"):
-        visible = control.get_text(" ", strip=True)
-        if visible and visible.lower() not in control["aria-label"].lower():
-            del control["aria-label"]
-    for dropdown in soup.select(".search-button-field"):
-        dropdown["aria-label"] = "Search (Ctrl + K)"
-        for key in dropdown.select("kbd, .kbd-shortcut__modifier"):
-            key["aria-hidden"] = "true"
-        for text in dropdown.select(".search-button__default-text"):
-            text.string = "Search"
-
-
-def mend_landmarks(soup: BeautifulSoup) -> None:
-    """Everything on a page lies in a landmark; the sidebar's arrows say what they unfold."""
-    top, main = soup.select_one("#pst-back-to-top"), soup.select_one("main")
-    if top is not None and main is not None:
-        main.append(top.extract())
-    for sidebar in soup.select("#pst-primary-sidebar"):
-        sidebar["role"], sidebar["aria-label"] = "complementary", "Book"
+        if control.get_text(" ", strip=True).lower() not in control["aria-label"].lower():
+            del control["aria-label"]  # a tooltip
     for summary in soup.select("summary"):
-        if not summary.get_text(strip=True):
+        if not summary.get_text(strip=True):  # an arrow of the sidebar
             link = summary.find_previous("a")
             summary["aria-label"] = "Pages under " + (link.get_text(strip=True) if link else "this")
-
-
-def mend_bibliography(soup: BeautifulSoup) -> None:
-    """It is marked as a list whose entries are not list items."""
-    for entry in soup.select('[role="doc-biblioentry"]'):
-        del entry["role"]
-    for bibliography in soup.select('[role="list"]:has(.citation)'):
-        del bibliography["role"]
+    for element in soup.select('[role="doc-biblioentry"], [role="list"]:has(.citation)'):
+        del element["role"]  # a list whose entries are not list items
+    if (top := soup.select_one("#pst-back-to-top")) and (main := soup.select_one("main")):
+        main.append(top.extract())
 
 
 def mend_tables(soup: BeautifulSoup) -> None:
@@ -73,64 +68,30 @@ def mend_tables(soup: BeautifulSoup) -> None:
         heading = table.find("caption") or table.find_previous(["h1", "h2", "h3", "h4"])
         label = heading.get_text(" ", strip=True).rstrip("#¶ ") if heading else ""
         box["class"] = sorted({*box.get("class", []), "vae-scroll"})
-        box["tabindex"], box["role"] = "0", "region"
-        box["aria-label"] = f"Table {count}: {label}"
-
-
-def mend_folds(soup: BeautifulSoup) -> None:
-    """A cell that is folded whole is a solution, and says so."""
-    for cell in soup.select("div.cell.tag_hide-cell"):
-        for word, line in zip(("Show", "Hide"), cell.select("summary > p"), strict=False):
-            line.string = f"{word} a solution"
-
-
-def mend_scripts(soup: BeautifulSoup) -> None:
-    """Nothing of the live kernels that this book does not use."""
-    for script in soup.select("article script"):
-        if script.get("type") == "text/x-thebe-config" or "kernelName" in script.get_text():
-            script.decompose()
+        box.attrs |= {"tabindex": "0", "role": "region", "aria-label": f"Table {count}: {label}"}
 
 
 def mend_head(soup: BeautifulSoup) -> None:
     """A title that does not repeat itself, and a description in words, without TeX."""
-    if soup.head is None or soup.title is None:
-        return
     title, _, book = soup.title.get_text().partition(" — ")
     if title == book:
         soup.title.string = title
-    found = soup.head.select_one('meta[name="description"]')
-    description = found["content"] if found else ""
-    if len(description) >= 50 and "\\" not in description:
-        return
-    text = first_words(soup)
-    description = text if len(text) >= 50 else f"{title}. {ABOUT}"
-    for tag in soup.head.select('meta[name="description"], meta[property="og:description"]'):
-        tag.decompose()
-    for key, value in (("name", "description"), ("property", "og:description")):
-        soup.head.append(soup.new_tag("meta", attrs={key: value, "content": description}))
+    found = soup.head.select('meta[name="description"], meta[property="og:description"]')
+    written = next((tag["content"] for tag in found if tag.get("name")), "")
+    if len(written) < 50 or "\\" in written:
+        text = first_words(soup)
+        description = text if len(text) >= 50 else f"{title}. {ABOUT}"
+        for tag in found:
+            tag.decompose()
+        for key, value in (("name", "description"), ("property", "og:description")):
+            soup.head.append(soup.new_tag("meta", attrs={key: value, "content": description}))
 
 
 def first_words(soup: BeautifulSoup) -> str:
     """How the page's prose begins, up to its first formula, in about 200 characters."""
-    words = []
-    for paragraph in soup.select("article p"):
-        if paragraph.find_parent(["table", "nav", "details", "figure"]) is None:
-            if paragraph.select_one(".math"):
-                break
-            words += paragraph.get_text(" ").split()
-    text = " ".join(words)
-    return text if len(text) <= 200 else text[:200].rsplit(" ", 1)[0] + " …"
-
-
-MENDS = (
-    mend_names, mend_landmarks, mend_bibliography, mend_tables, mend_folds, mend_scripts, mend_head
-)  # fmt: skip
-
-
-def mend(soup: BeautifulSoup) -> None:
-    """All of it. Safe to apply twice: an incremental build leaves some pages as they were."""
-    for part in MENDS:
-        part(soup)
+    prose = soup.select("article p:not(:is(table, nav, details, figure) p)")
+    plain = takewhile(lambda paragraph: not paragraph.select_one(".math"), prose)
+    return shorten(" ".join(paragraph.get_text(" ") for paragraph in plain), 200, placeholder=" …")
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
@@ -139,17 +100,14 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     out = Path(app.outdir)
     for path in sorted(out.rglob("*.html")):
         page = path.relative_to(out)
-        if page.parts[0] in {"_static", "_sources", "mathjax"}:
-            continue
         gone = page.with_suffix("").as_posix() not in app.env.found_docs
         if gone and page.parts[0] in {"book", "notebooks"}:
             path.unlink()  # its source is gone, and an incremental build left it
-            continue
-        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-        mend(soup)
-        path.write_text(str(soup), encoding="utf-8")
+        elif page.parts[0] not in {"_static", "_sources", "mathjax"}:
+            soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+            mend(soup)
+            path.write_text(str(soup), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("html-page-context", drop_scripts, priority=900)
     app.connect("build-finished", finish, priority=900)

@@ -1,13 +1,9 @@
-"""Names documented elsewhere, docstrings as reStructuredText, and how citations read.
-
-Names of torch, NumPy and friends link to their documentation, without a look-up over the network.
-Citations read "Kingma and Welling (2013)", and the bibliography is in alphabetical order.
-"""
-
-from __future__ import annotations
+"""Names documented elsewhere, docstrings as reStructuredText, and how citations read."""
 
 import pkgutil
+import re
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from docutils import nodes
@@ -19,13 +15,10 @@ from sphinxcontrib.bibtex.plugin import register_plugin as register_citation_sty
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
-# ---------------------------------------------------------------- names documented elsewhere
-
 TORCH = "https://docs.pytorch.org/docs/stable/"
 PYTHON = "https://docs.python.org/3/library/"
 PANDAS = "https://pandas.pydata.org/docs/reference/api/"
-# By project and name: torch.Tensor is defined in torch._tensor.
-ELSEWHERE = {
+ELSEWHERE = {  # by project and name: torch.Tensor is defined in torch._tensor
     ("torch", "Tensor"): f"{TORCH}tensors.html#torch.Tensor",
     ("torch", "Generator"): f"{TORCH}generated/torch.Generator.html",
     ("torch", "device"): f"{TORCH}tensor_attributes.html#torch.device",
@@ -48,12 +41,8 @@ def find_elsewhere(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     One of this package that another module passes on links to where it is defined, one of another
     project to its documentation; all else stays plain text.
     """
-    if node.get("refdomain") != "py":
-        return None
-    target = node["reftarget"]
-    try:
-        found = resolve(f"{node.get('py:module')}.{target}", target)
-    except LookupError:
+    target, place = node["reftarget"], node.get("py:module")
+    if node.get("refdomain") != "py" or (found := resolve(f"{place}.{target}", target)) is None:
         return None
     module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", "")
     if module.startswith("vae_tutorial") and name:
@@ -65,29 +54,18 @@ def find_elsewhere(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
 
 
 def resolve(*names: str) -> Any:
+    """What the first of these names means that means anything to Python; else None."""
     for name in names:
         with suppress(ImportError, AttributeError, ValueError):
             return pkgutil.resolve_name(name)
-    raise LookupError(names)
 
 
-def keep_property(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
-) -> None:
-    """Before napoleon: it would read "A sum: of all" on a property as a type and a description."""
+def mend_docstring(app: Sphinx, what: str, name: str, obj: Any, _: Any, lines: list[str]) -> None:
+    """Before napoleon: |a| is an absolute value, and not reST's markup."""
+    lines[:] = [re.sub(r"(``.*?``)|\|", lambda found: found[1] or r"\|", line) for line in lines]
     if what in {"property", "attribute", "data"}:
-        app.env.temp_data[f"vae_docstring {name}"] = list(lines)
-
-
-def escape_bars(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
-) -> None:
-    """After napoleon: give the property's text back; |a| is an absolute value, not reST's markup."""
-    lines[:] = app.env.temp_data.pop(f"vae_docstring {name}", lines)
-    for i, line in enumerate(lines):
-        pieces = line.split("``")
-        pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
-        lines[i] = "``".join(pieces)
+        # An escaped line end is nothing, but keeps "A sum: of all" from being a type and its text.
+        lines.insert(0, "\\")
 
 
 # ---------------------------------------------------------------- the bibliography
@@ -105,9 +83,8 @@ class AuthorYear(BaseLabelStyle):
     def label(self, entry: Any) -> str:
         people = entry.persons.get("author", [])
         names = [" ".join(map(str, person.prelast_names + person.last_names)) for person in people]
-        if len(names) > 2:
-            names = [names[0] + " et al."]
-        return " and ".join(names).replace("{", "").replace("}", "") + f", {entry.fields['year']}"
+        words = names[0] + " et al." if len(names) > 2 else " and ".join(names)
+        return re.sub("[{}]", "", words) + f", {entry.fields['year']}"
 
 
 class BookStyle(UnsrtStyle):
@@ -115,19 +92,13 @@ class BookStyle(UnsrtStyle):
     default_label_style = "vae_author_year"
 
 
-class RoundBrackets(AuthorYearReferenceStyle):
-    """Kingma and Welling (2013), and (Kingma and Welling, 2013)."""
-
-    def __post_init__(self) -> None:
-        for name in ("parenthetical", "textual", "author", "label", "year"):
-            setattr(self, f"bracket_{name}", BracketStyle("(", ")"))
-        super().__post_init__()
-
-
 def setup(app: Sphinx) -> None:
+    # Kingma and Welling (2013), and (Kingma and Welling, 2013).
+    kinds = ("parenthetical", "textual", "author", "label", "year")
+    brackets = {f"bracket_{kind}": BracketStyle("(", ")") for kind in kinds}
+    style = partial(AuthorYearReferenceStyle, **brackets)
+    register_citation_style("sphinxcontrib.bibtex.style.referencing", "vae", style)
     register_plugin("pybtex.style.labels", "vae_author_year", AuthorYear)
     register_plugin("pybtex.style.formatting", "vae", BookStyle)
-    register_citation_style("sphinxcontrib.bibtex.style.referencing", "vae", RoundBrackets)
     app.connect("missing-reference", find_elsewhere)
-    app.connect("autodoc-process-docstring", keep_property, priority=100)
-    app.connect("autodoc-process-docstring", escape_bars, priority=900)
+    app.connect("autodoc-process-docstring", mend_docstring, priority=100)

@@ -1,15 +1,13 @@
 """``{run-table}``: the committed runs, each number read from its run.json when the page is made."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from contents import MarkdownDirective
-from docutils import nodes
 from sphinx.application import Sphinx
 
 from vae_tutorial.spec import build
@@ -23,22 +21,23 @@ DATA = {  # what a data set is called on the page, in the order there; others fo
     "textures": "Textures",
     "cifar10-jpeg": "CIFAR-10 (JPEG copy): not CIFAR-10, and no number of it is one",
 }
-LIKELIHOODS = {
+WORDS = {  # for the name of a class, where it is not clear enough
     "ContinuousBernoulli": "Continuous Bernoulli",
     "DiscretizedLogistic": "Discretized logistic",
+    "VQVAE": "VQ-VAE",
+    "GatedPixelCNN": "Gated PixelCNN, prior over the codes",
 }
-DISCRETE = {"VQVAE": "VQ-VAE", "GatedPixelCNN": "Gated PixelCNN, prior over the codes"}
 
 
-def stored(root: Path) -> dict[Path, Run]:
+def stored(root: Path) -> list[Path]:
     """Every artifacts/DATA/RUN/run.json that .gitignore lets in, in the order of the names."""
     lines = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
     ignored = [line.rstrip("/") for line in lines if line.startswith("artifacts/")]
-    return {
-        path: json.loads(path.read_text(encoding="utf-8"))
+    return [
+        path
         for path in sorted(root.glob("artifacts/*/*/run.json"))
         if not any(f.match(glob) for f in path.relative_to(root).parents for glob in ignored)
-    }
+    ]
 
 
 def find(tree: Any, key: str) -> Any:
@@ -49,8 +48,9 @@ def find(tree: Any, key: str) -> Any:
     return next((value for b in branches if (value := find(b, key)) is not None), None)
 
 
-def class_name(spec: dict) -> str:
-    return spec["class"].rpartition(".")[2]
+def in_words(spec: dict) -> str:
+    name = spec["class"].rpartition(".")[2]
+    return WORDS.get(name, name)
 
 
 # ---------------------------------------------------------------- what stands in a column
@@ -63,10 +63,6 @@ def run_name(run: Run) -> str:
     return f'<code class="docutils literal" style="white-space: normal">{name}</code>'
 
 
-def data_set(run: Run) -> str:
-    return run["identity"]["data"]["name"]
-
-
 def likelihood(run: Run) -> str:
     """The likelihood in words, with what tells it from others of its kind."""
     spec = find(run["identity"]["model"], "likelihood")
@@ -74,13 +70,13 @@ def likelihood(run: Run) -> str:
         return NOTHING
     if spec.get("greys"):
         return "Cross-entropy on greys"
-    words = LIKELIHOODS.get(class_name(spec), class_name(spec))
-    drawn = run["identity"]["settings"].get("prepare") == {"import": "likelihoods.binarize"}
-    if class_name(spec) == "Bernoulli" and drawn:
-        return f"{words}, dynamic"
-    if spec.get("scale") is not None:
-        return f"{words}, fixed to {spec['scale']}"
-    return f"{words}, {spec['noise']}" if spec.get("noise") else words
+    words, more = in_words(spec), spec.get("noise")
+    drawn = run["identity"]["settings"]["prepare"] == {"import": "likelihoods.binarize"}
+    if words == "Bernoulli" and drawn:
+        more = "dynamic"
+    elif spec.get("scale") is not None:
+        more = f"fixed to {spec['scale']}"
+    return f"{words}, {more}" if more else words
 
 
 def latents(run: Run) -> str:
@@ -94,22 +90,16 @@ def latents(run: Run) -> str:
 def discrete(run: Run) -> str:
     """A VQ-VAE or a prior over its codes, in words."""
     model = run["identity"]["model"]
-    words = DISCRETE.get(class_name(model), class_name(model))
     if quantizer := model.get("quantizer"):
         learnt = "learnt by gradient" if quantizer["decay"] is None else "of moving averages"
-        words += f", codebook {learnt}"
-    return words
+        return f"{in_words(model)}, codebook {learnt}"
+    return in_words(model)
 
 
-def metric(
-    run: Run, name: str, show: Callable[[float], str] = "{:,.2f}".format, error: bool = False
-) -> str:
-    """A metric's mean as ``show`` writes it; with its standard error, if asked for."""
-    mean, standard_error = run["metrics"].get(f"test_{name}", (None, None))
-    if mean is None:
-        return NOTHING
-    known = error and standard_error is not None
-    return show(mean) + (f"\u00a0±\u00a0{standard_error:.2f}" if known else "")
+def metric(run: Run, name: str, show: str = "{:,.2f}", power: float = 1) -> str:
+    """A metric on test images as ``show`` writes its mean, to this power, and its standard error."""
+    mean, error = run["metrics"].get(f"test_{name}", (None, None))
+    return NOTHING if mean is None else show.format(mean**power, error)
 
 
 def has_bound(run: Run) -> bool:
@@ -133,28 +123,32 @@ def samples(run: Run) -> str:
     return str(number)
 
 
-RUN = {"Run": run_name}
-COST = {"Epochs": lambda run: str(run["identity"]["settings"]["epochs"]), "Training time": duration}
-BOUNDS = {
-    **RUN,
+Columns = dict[str, Callable[[Run], str]]
+WITH_ERROR = "{:,.2f}\u00a0±\u00a0{:.2f}"
+BOUNDS: Columns = {
+    "Run": run_name,
     "Likelihood": likelihood,
     "Latents": latents,
-    "Test −ELBO": lambda run: metric(run, "negative_elbo", error=True),
-    "Reconstruction": lambda run: metric(run, "reconstruction", error=not has_bound(run)),
+    "Test −ELBO": lambda run: metric(run, "negative_elbo", WITH_ERROR),
+    "Reconstruction": lambda run: metric(
+        run, "reconstruction", "{:,.2f}" if has_bound(run) else WITH_ERROR
+    ),
     "KL": lambda run: metric(run, "kl"),
-    **COST,
+    "Epochs": lambda run: str(run["identity"]["settings"]["epochs"]),
+    "Training time": duration,
 }
-CODES = {
-    **RUN,
+CODES: Columns = {
+    "Run": run_name,
     "What it is": discrete,
-    "RMSE": lambda run: metric(run, "reconstruction", lambda mean: f"{mean**0.5:.3f}"),
-    "Codes used": lambda run: metric(run, "codes_used", "{:.0%}".format),
-    "Perplexity": lambda run: metric(run, "perplexity", "{:.1f}".format),
+    "RMSE": lambda run: metric(run, "reconstruction", "{:.3f}", power=0.5),
+    "Codes used": lambda run: metric(run, "codes_used", "{:.0%}"),
+    "Perplexity": lambda run: metric(run, "perplexity", "{:.1f}"),
     "Bits per code": lambda run: metric(run, "bits"),
-    **COST,
+    "Epochs": lambda run: str(run["identity"]["settings"]["epochs"]),
+    "Training time": duration,
 }
-MADE = {
-    **RUN,
+MADE: Columns = {
+    "Run": run_name,
     "Seed": lambda run: str(run["identity"]["settings"]["seed"]),
     "Posterior samples": samples,
     "Trained on": lambda run: run["device"],
@@ -165,7 +159,7 @@ MADE = {
 # ---------------------------------------------------------------- the tables
 
 
-def table(columns: dict[str, Callable[[Run], str]], left: int, runs: list[Run]) -> list[str]:
+def table(columns: Columns, left: int, runs: list[Run]) -> list[str]:
     """Markdown; columns after the first ``left`` are numbers. One that says nothing is left out."""
     cells = {head: [column(run) for run in runs] for head, column in columns.items()}
     cells = {head: column for head, column in cells.items() if set(column) != {NOTHING}}
@@ -174,7 +168,7 @@ def table(columns: dict[str, Callable[[Run], str]], left: int, runs: list[Run]) 
     return [*(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
-def section(title: str, columns: dict, runs: list[Run]) -> list[str]:
+def section(title: str, columns: Columns, runs: list[Run]) -> list[str]:
     """The runs under one title, and how they were made, folded."""
     folded = [f":::{{dropdown}} How these were made: {title}", "", *table(MADE, len(MADE), runs)]
     return [f"**{title}**", "", *table(columns, 2, runs), *folded, ":::", ""] if runs else []
@@ -182,25 +176,22 @@ def section(title: str, columns: dict, runs: list[Run]) -> list[str]:
 
 def tables(runs: list[Run]) -> list[str]:
     """The page's lines: a group for each data set, then the discrete codes."""
-    codes = [run for run in runs if likelihood(run) == NOTHING and not has_bound(run)]
-    bounds = [run for run in runs if run not in codes]
-    names = sorted({data_set(run) for run in bounds}, key=lambda n: ([*DATA, n].index(n), n))
-    lines = []
-    for name in names:
-        lines += section(DATA.get(name, name), BOUNDS, [r for r in bounds if data_set(r) == name])
-    lines += section("Discrete codes of CIFAR-10 (JPEG copy)", CODES, codes)
-    return lines or ["No run is stored here yet. A chapter trains its model where it finds none."]
+    groups, codes = {name: [] for name in DATA}, []
+    for run in runs:
+        data = run["identity"]["data"]["name"]
+        discrete = likelihood(run) == NOTHING and not has_bound(run)
+        (codes if discrete else groups.setdefault(data, [])).append(run)
+    sections = [section(DATA.get(data, data), BOUNDS, group) for data, group in groups.items()]
+    sections += [section("Discrete codes of CIFAR-10 (JPEG copy)", CODES, codes)]
+    return list(chain(*sections)) or [
+        "No run is stored here yet. A chapter trains its model where it finds none."
+    ]
 
 
 class RunTable(MarkdownDirective):
-    def lines(self) -> list[str]:
-        runs = stored(self.root)
-        for path in runs:
-            self.env.note_dependency(str(path))
-        return tables(list(runs.values()))
-
-    def run(self) -> list[nodes.Node]:
-        return [nodes.container("", *super().run(), classes=["vae-runs"])]
+    def markdown(self) -> str:
+        found = [json.loads(self.read(path)) for path in stored(self.root)]
+        return "\n".join(["::::{container} vae-runs", "", *tables(found), "::::"])
 
 
 def setup(app: Sphinx) -> None:

@@ -1,7 +1,5 @@
 """The book's own Sphinx extension: what the theme and its helpers do not do by themselves."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
         part.setup(app)
     # A changed extension, a new module or a new run makes every page anew.
     root, sources = Path(app.srcdir), sorted(Path(__file__).parent.glob("*.py"))
-    listed = [*contents.modules(root), *map(str, runs.stored(root))]
-    state = b"".join(path.read_bytes() for path in sources) + "\n".join(listed).encode()
-    return {
-        "env_version": zlib.crc32(state),
-        "parallel_read_safe": True,
-        "parallel_write_safe": True,
-    }
+    listed = "\n".join([*contents.modules(root), *map(str, runs.stored(root))])
+    version = zlib.crc32(b"".join(path.read_bytes() for path in sources) + listed.encode())
+    return {"env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}

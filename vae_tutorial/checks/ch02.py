@@ -25,9 +25,8 @@ def _kl(answer) -> None:
 
 @exercise("ch02-sample", "Both parameters get a gradient, too.")
 def _sample(answer) -> None:
-    mean, log_variance, noise = randn(7, 4, 2), randn(8, 4, 2) - 1, randn(9, 3, 4, 2)
-    mean.requires_grad_()
-    log_variance.requires_grad_()
+    mean, log_variance = (x.requires_grad_() for x in (randn(7, 4, 2), randn(8, 4, 2) - 1))
+    noise = randn(9, 3, 4, 2)
     got = tensor(answer(mean, log_variance, noise))
     variance = log_variance.exp()
     root = "exp(log_variance) is the variance. The noise is stretched by its square root."

@@ -31,13 +31,10 @@ def _folder(answer) -> None:
     images = torch.sigmoid(randn(0, 40, 16, 12, 3)).mul(256).byte().numpy()
     steps = []  # of any optimizer, while the answer runs
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for i, image in enumerate(images):
-                Image.fromarray(image).save(Path(folder) / f"{i:02d}.png")
-            vae = answer(folder)
-    finally:
-        hook.remove()
+    with hook, tempfile.TemporaryDirectory() as folder:
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(Path(folder) / f"{i:02d}.png")
+        vae = answer(folder)
     if not isinstance(vae, VAE):
         raise Hint(f"The function should return the VAE, it returned {type(vae).__name__}.")
     if vae.latent_dim != 4:

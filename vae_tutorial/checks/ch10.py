@@ -38,11 +38,8 @@ def _density(answer) -> None:
     close(got, expected, "log N(noise; 0, I) minus the sum of the logarithmic scales.", wrong)
 
 
-number(
-    "ch10-waste",
-    -0.5 * log(1 - 0.8**2),
-    "The mutual information of the two latents: what N(0, I) knows nothing of.",
-)(
+_MUTUAL = "The mutual information of the two latents: what N(0, I) knows nothing of."
+number("ch10-waste", -0.5 * log(1 - 0.8**2), _MUTUAL)(
     (0.5 * log(1 - 0.8**2), "A gain is positive: -1/2 ln det C."),
     (-log(1 - 0.8**2), "Twice too much: there is a factor of 1/2."),
     (-0.5 * log(1 - 0.8**2) / log(2), "That is in bits."),

@@ -23,13 +23,11 @@ def _mask(answer) -> None:
         a = b.clone()
         a[middle] = 0
         expected, other = (a, b) if first else (b, a)
+        triangle = torch.ones(size, size).tril()
         wrong = [
             (1 - expected, "Upside down: 1 is for places that may be looked at."),
             (other, "Look at the middle: the first layer must not see its own place."),
-            (
-                torch.ones(size, size).tril(),
-                "Above, the whole row is earlier, the right half, too.",
-            ),
+            (triangle, "Above, the whole row is earlier, the right half, too."),
         ]
         hint = "Rows above, and to the left in the row of the middle."
         close(answer(size, first), expected, hint, wrong)

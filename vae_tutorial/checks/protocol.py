@@ -4,8 +4,6 @@ A check is a function of the answer that raises a :class:`Hint` unless it is rig
 answer is a number, the check is a table, :class:`Number`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,14 +30,9 @@ def exercise(name: str, praise: str) -> Callable:
 def check(name: str, answer: object) -> bool:
     """Print what is to be said to an answer, and return whether it is right.
 
-    No answer raises an error, so a notebook with open exercises still runs from top to bottom.
-
-    Args:
-        name: the exercise, as named in the chapter.
-        answer: a number, a tensor or a function; ``...`` or ``None`` where there is none yet.
-
-    Raises:
-        ValueError: for an exercise that does not exist.
+    An answer is a number, a tensor or a function; ``...`` or ``None`` where there is none yet. None
+    raises an error, so a notebook with open exercises still runs from top to bottom. An exercise
+    that does not exist is a ValueError.
     """
     if name not in CHECKS:
         raise ValueError(f"there is no exercise {name!r}; known are {', '.join(sorted(CHECKS))}")
@@ -51,24 +44,19 @@ def check(name: str, answer: object) -> bool:
         function(answer)
     except Hint as hint:
         print(f"{name}: not yet. {hint}")
-        return False
     except Exception as error:
         print(f"{name}: your answer could not be used ({type(error).__name__}: {error}).")
-        return False
-    print(f"{name}: right. {praise}")
-    return True
+    else:
+        print(f"{name}: right. {praise}")
+        return True
+    return False
 
 
 @dataclass(frozen=True)
 class Number:
-    """A check of an exercise whose answer is a number.
+    """A check of a number that must be right to so many decimals.
 
-    Attributes:
-        expected: the right answer.
-        wrong: pairs (value, hint): answers that a likely slip leads to.
-        hint: for all others.
-        decimals: to how many the answer must be right. A wrong value is recognized to as many
-            digits, so to fewer decimals where it is larger than the right one.
+    The pairs ``wrong`` are (value that a likely slip leads to, hint); ``hint`` is for all others.
     """
 
     expected: float
@@ -77,7 +65,10 @@ class Number:
     decimals: int
 
     def window(self, value: float) -> float:
-        """How far from a value an answer may be and still count as it."""
+        """How far from a value an answer may be and still count as it.
+
+        A value is recognized to as many digits as the right one, so to fewer decimals if larger.
+        """
         return 0.51 * 10**-self.decimals * max(1.0, abs(value / self.expected))
 
     def __call__(self, answer) -> None:
@@ -125,11 +116,8 @@ def same(answer, expected) -> bool:
 def close(answer, expected, hint: str, wrong=()) -> None:
     """Raise a hint unless the answer has the expected shape and is close to it.
 
-    Args:
-        answer: numbers in any form that :func:`tensor` takes, as are all the others.
-        expected: the right answer.
-        hint: for an answer that is neither right nor in ``wrong``.
-        wrong: pairs (value, hint): answers of any shape that a likely slip leads to.
+    All numbers are in any form that :func:`tensor` takes. ``wrong`` are pairs (value of any shape
+    that a likely slip leads to, its hint); ``hint`` is for what is neither right nor there.
     """
     for value, its_hint in wrong:
         if same(answer, value):

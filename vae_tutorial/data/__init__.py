@@ -4,8 +4,6 @@ Images stay uint8 (N, C, H, W), points are float32 (N, 2), codes int64 (N, H, W)
 makes, points, textures, resized digits and binarized images, is the same on every machine.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable
@@ -33,23 +31,24 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
 
     - ``"mnist"`` and ``"fashion-mnist"`` (55,000 / 5,000 / 10,000 images of 1x28x28), ``"cifar10"``
       (45,000 / 5,000 / 10,000 of 3x32x32) and ``"svhn"`` (68,257 / 5,000 / 26,032 of 3x32x32):
-      through torchvision, which downloads them at the first use. The validation images are drawn
-      from the training images under a fixed seed; the test images are the original ones.
+      torchvision downloads them at the first use. The validation images are drawn from the
+      training images under a fixed seed; the test images are the original ones.
     - ``"cifar10-jpeg"``: a copy of CIFAR-10 re-encoded as JPEG, so smoother: files
       ``{train,test}/CLASS/*.jpg`` in the folder ``cifar10-jpeg`` or the archive
       ``cifar10-jpeg.tar.xz``. Not for download. A number measured on it is no CIFAR-10 number.
-    - ``"digits"``: scikit-learn's 1,797 handwritten digits, resized from 8x8 to 28x28:
-      1,197 / 200 / 400. No download.
-    - ``"textures"``: crops of 1x28x28 from scikit-image's photographs of brick, grass and gravel:
-      12,000 / 600 / 3,000. No pixel of a photograph is in two splits. No download.
-    - ``"gaussian"``, ``"gaussian-rotated"``, ``"mixture"``, ``"ring"``, ``"pinwheel"``: the points
-      of :mod:`vae_tutorial.data.toy`. No download.
     - ``"folder:PATH"``: your own images, all of one size, in 80 / 10 / 10 per cent. Subfolders,
       where there are any, are the classes.
 
+    No files are needed for
+
+    - ``"digits"``: scikit-learn's handwritten digits, 28x28 instead of 8x8: 1,197 / 200 / 400.
+    - ``"textures"``: crops of 1x28x28 from scikit-image's photographs of brick, grass and gravel:
+      12,000 / 600 / 3,000. No pixel of a photograph is in two splits.
+    - ``"gaussian"``, ``"gaussian-rotated"``, ``"mixture"``, ``"ring"``, ``"pinwheel"``: the points
+      of :mod:`vae_tutorial.data.toy`.
+
     Args:
-        name: one of the above; ``None`` is what the environment variable
-            ``VAE_TUTORIAL_DATASET`` says, and MNIST where it says nothing.
+        name: by default what the environment variable ``VAE_TUTORIAL_DATASET`` says, or MNIST.
         root: the folder that the files are in; by default :func:`data_root`.
 
     Raises:
@@ -60,10 +59,8 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
     if name.startswith("folder:"):
         return sources.load_folder(Path(name.removeprefix("folder:")).expanduser())
     if name not in LOADERS:
-        raise ValueError(
-            f"unknown data set {name!r}; known are {', '.join(LOADERS)} and folder:PATH "
-            "(a folder of your own images)"
-        )
+        known = f"known are {', '.join(LOADERS)} and folder:PATH (a folder of your own images)"
+        raise ValueError(f"unknown data set {name!r}; {known}")
     return _load(name, data_root(root))
 
 
@@ -89,22 +86,16 @@ def binarized(source: Dataset, *, seed: int = 0) -> Dataset:
     draw, under a seed, is part of the data from then on. To draw afresh for every batch is
     :func:`~vae_tutorial.likelihoods.binarize`.
     """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(split: Split) -> Split:
+    random, drawn = torch.Generator().manual_seed(seed), []
+    for split in source.splits:
         # Of 255 equally likely thresholds, as many lie below a byte as its value says: exact.
-        shape = split.images.shape
-        threshold = torch.randint(0, 255, shape, generator=generator, dtype=torch.uint8)
-        return Split((split.images > threshold).to(torch.uint8) * 255, split.labels)
-
-    return Dataset(f"{source.name}-binarized", *map(draw, source.splits), source.classes)
+        threshold = torch.randint(0, 255, split.images.shape, generator=random, dtype=torch.uint8)
+        drawn.append(Split((split.images > threshold).to(torch.uint8) * 255, split.labels))
+    return Dataset(f"{source.name}-binarized", *drawn, source.classes)
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where data sets lie: ``root``, or the environment variable ``VAE_TUTORIAL_DATA``, or ``data/``.
-
-    The last is in the checkout, or in the working directory where there is no checkout.
-    """
+    """``root``, or the environment variable ``VAE_TUTORIAL_DATA``, or ``data`` in the project."""
     return Path(root or os.environ.get("VAE_TUTORIAL_DATA") or project_root() / "data")
 
 

@@ -1,7 +1,5 @@
 """Where data come from: one loader for each source, each to a :class:`Dataset`."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import tarfile
@@ -42,10 +40,8 @@ class Split:
     def images(self) -> Tensor:
         """The examples where they are images, uint8 (N, C, H, W); a ValueError elsewhere."""
         if self.examples.dtype != torch.uint8 or self.examples.ndim != 4:
-            raise ValueError(
-                f"expected images, uint8 (N, C, H, W), got {self.examples.dtype} "
-                f"{tuple(self.examples.shape)}; use .examples"
-            )
+            got = f"{self.examples.dtype} {tuple(self.examples.shape)}; use .examples"
+            raise ValueError(f"expected images, uint8 (N, C, H, W), got {got}")
         return self.examples
 
 
@@ -54,11 +50,8 @@ class Dataset:
     """A data set in three parts that share no example.
 
     ``train`` is what training sees, ``validation`` what choices are made by, ``test`` what is
-    reported, once.
-
-    Args:
-        recipe: what the examples were computed from, in words that tell it from anything else;
-            empty for those that were read from files.
+    reported, once. ``recipe`` says in words of its own what the examples were computed from; it is
+    empty for those that were read from files.
     """
 
     name: str
@@ -120,13 +113,8 @@ def load_torchvision(name: str, root: Path) -> Dataset:
 
     class_name, place, n_validation, sizes = TORCHVISION[name]
     source = getattr(torchvision.datasets, class_name)
-
-    def damaged(what: object) -> ValueError:
-        return ValueError(
-            f"the files of {name} in {root / place} are damaged or half downloaded ({what}). "
-            "Delete them and load again to download afresh; nothing was changed."
-        )
-
+    damage = f"the files of {name} in {root / place} are damaged or half downloaded"
+    advice = "Delete them and load again to download afresh; nothing was changed."
     splits = []
     for part, size in zip(("train", "test"), sizes, strict=True):
         # SVHN names its splits; the others have a flag.
@@ -135,11 +123,11 @@ def load_torchvision(name: str, root: Path) -> Dataset:
             found = source(root=str(root), download=False, **which)
         except Exception as error:  # a damaged file fails in torchvision in many ways
             if not str(error).startswith("Dataset not found"):
-                raise damaged(error) from error
+                raise ValueError(f"{damage} ({error}). {advice}") from error
             found = _download(source, name, root, place, which)
         splits.append(_as_split(found))
         if not len(splits[-1]) == len(splits[-1].labels) == size:
-            raise damaged("wrong number of images")
+            raise ValueError(f"{damage} (wrong number of images). {advice}")
     classes = tuple(str(c).split(" - ")[0] for c in getattr(found, "classes", "0123456789"))
     return Dataset(name, *_divide(splits[0], n_validation, in_order=True), splits[1], classes)
 
@@ -252,17 +240,13 @@ def load_folder(folder: Path) -> Dataset:
             arrays.append(_decode(path))
         except OSError as error:
             raise ValueError(f"{path} is damaged or no image ({error}); remove it") from error
-    if len(sizes := {a.shape[:2] for a in arrays}) > 1:
-        raise ValueError(
-            f"the images in {folder} have different sizes, among them "
-            f"{sorted(f'{width}x{height}' for height, width in sizes)[:4]}; crop or resize them to one"
-        )
-    arrays = [a if a.ndim == 3 else a[..., None] for a in arrays]
-    images = np.stack(np.broadcast_arrays(*arrays))  # some grey, some colour: all become colour
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    if len(sizes := {f"{a.shape[1]}x{a.shape[0]}" for a in arrays}) > 1:
+        some = f"among them {sorted(sizes)[:4]}; crop or resize them to one"
+        raise ValueError(f"the images in {folder} have different sizes, {some}")
+    # Where some are grey and some are colour, all become colour: axes (C, H, W).
+    arrays = np.broadcast_arrays(*(np.moveaxis(np.atleast_3d(a), -1, 0) for a in arrays))
     parents = [p.relative_to(folder).parts[0] if p.parent != folder else "" for p in files]
-    classes = tuple(sorted(set(parents)))
-    labels = torch.tensor([classes.index(p) for p in parents])
-    tenth = max(1, len(files) // 10)
-    parts = _divide(Split(images, labels), tenth, tenth)
-    return Dataset(f"folder:{folder.name}", *parts, classes)
+    classes, labels = np.unique(parents, return_inverse=True)
+    everything = Split(torch.from_numpy(np.stack(arrays)).contiguous(), torch.from_numpy(labels))
+    parts = _divide(everything, *[max(1, len(files) // 10)] * 2)
+    return Dataset(f"folder:{folder.name}", *parts, tuple(classes.tolist()))

@@ -4,21 +4,12 @@ A point is a row of two numbers: (N, 2), float32, any real numbers. NumPy draws 
 and they are rounded to four decimals: where the last bits of a sine differ, the points do not.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-)
+from torch import distributions as td
 
 from vae_tutorial.data.sources import Dataset, Split
 
@@ -28,7 +19,7 @@ POINT = (2,)  # the shape of a point
 _VERSION = 1  # of the recipe: one more whenever `draw` gives other points
 
 
-def distribution(name: str) -> Distribution | None:
+def distribution(name: str) -> td.Distribution | None:
     """The distribution that a toy set is drawn from, where it has a density in closed form.
 
     - ``"gaussian"``: mean zero, standard deviations 5 and 1 along the axes.
@@ -37,18 +28,16 @@ def distribution(name: str) -> Distribution | None:
     - ``"ring"`` and ``"pinwheel"``: ``None``; they are given by how they are drawn. (The ring's
       density is in :func:`log_density`.)
 
-    Raises:
-        ValueError: for an unknown name.
+    An unknown name is a ValueError.
     """
     if name in GAUSSIANS:
-        straight = name == "gaussian"
-        covariance = [[25.0, 0.0], [0.0, 1.0]] if straight else [[13.0, 12.0], [12.0, 13.0]]
-        return MultivariateNormal(torch.zeros(2), torch.tensor(covariance))
+        rows = [[25.0, 0.0], [0.0, 1.0]] if name == "gaussian" else [[13.0, 12.0], [12.0, 13.0]]
+        return td.MultivariateNormal(torch.zeros(2), torch.tensor(rows))
     if name == "mixture":
         angle = torch.arange(8) * (2 * math.pi / 8)
         centres = 4 * torch.stack([angle.cos(), angle.sin()], dim=1)  # (8, 2)
-        parts = Independent(Normal(centres, torch.full_like(centres, 0.4)), 1)
-        return MixtureSameFamily(Categorical(logits=torch.zeros(8)), parts)
+        parts = td.Independent(td.Normal(centres, torch.full_like(centres, 0.4)), 1)
+        return td.MixtureSameFamily(td.Categorical(logits=torch.zeros(8)), parts)
     if name in NAMES:
         return None
     raise ValueError(f"unknown toy data {name!r}; known are {', '.join(NAMES)}")
@@ -79,13 +68,9 @@ def draw(name: str, n: int, *, seed: int | tuple[int, ...]) -> Tensor:
 
 
 def load(name: str, *, train: int = 20_000, test: int = 100_000, seed: int = 0) -> Dataset:
-    """A toy set as data: training, validation and test points from draws of their own.
+    """A toy set as data: ``train`` points, a tenth as many for validation, ``test`` to test on.
 
-    Args:
-        name: one of ``NAMES``.
-        train: how many points to train on; a tenth as many are for validation.
-        test: how many to test on.
-        seed: of the draws.
+    Each part has a draw of its own.
     """
     sizes = (train, max(1, train // 10), test)
     points = [draw(name, n, seed=(seed, i)) for i, n in enumerate(sizes)]
@@ -102,7 +87,7 @@ def log_density(name: str, x: Tensor) -> Tensor | None:
     """
     if name == "ring":
         r = x.norm(dim=-1)
-        return Normal(4.0, 0.3).log_prob(r) - torch.log(2 * math.pi * r)
+        return td.Normal(4.0, 0.3).log_prob(r) - torch.log(2 * math.pi * r)
     known = distribution(name)
     return None if known is None else known.log_prob(x)
 
@@ -110,10 +95,7 @@ def log_density(name: str, x: Tensor) -> Tensor | None:
 def entropy(name: str) -> float:
     """The least negative log-likelihood that any model can have on average: the entropy, in nats.
 
-    For the two Gaussians ln(2 pi e) + ln 5 = 4.447.
-
-    Raises:
-        ValueError: for a set whose entropy is not known in closed form.
+    For the two Gaussians ln(2 pi e) + ln 5 = 4.447; a ValueError elsewhere: it has no closed form.
     """
     known = distribution(name)
     if name not in GAUSSIANS:

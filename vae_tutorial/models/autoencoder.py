@@ -14,20 +14,18 @@ class Autoencoder(Part):
 
     Args:
         encoder: any module from images (B, C, H, W) to codes (B, latent_dim).
-        decoder: a :class:`~vae_tutorial.models.vae.Decoder`: it says which loss a reconstruction has.
+        decoder: its likelihood says which loss a reconstruction has.
 
     Example:
         >>> from vae_tutorial import MLP, Autoencoder, Bernoulli, Decoder
-        >>> shape = (1, 28, 28)
-        >>> decoder = Decoder(MLP(2, shape), Bernoulli(shape, greys=True))
-        >>> Autoencoder(MLP(shape, 2), decoder).reconstruct(torch.zeros(5, *shape)).shape
+        >>> decoder = Decoder(MLP(2, (1, 28, 28)), Bernoulli((1, 28, 28), greys=True))
+        >>> Autoencoder(MLP((1, 28, 28), 2), decoder).reconstruct(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 1, 28, 28])
     """
 
     def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder, self.decoder = encoder, decoder
 
     def encode(self, x: Tensor) -> Tensor:
         """The codes (B, latent_dim) of images (B, C, H, W)."""
@@ -44,13 +42,10 @@ class Autoencoder(Part):
 
 
 def reconstruction_error(model: Autoencoder, x: Tensor) -> dict[str, Tensor]:
-    """The plain autoencoder's loss: -log p(x|z) at the one code z of x.
+    """The plain autoencoder's loss: -log p(x|z) at the one code z of x, (B,), in nats.
 
     No bound on anything: it does not say how probable an image is, and is not comparable with a
-    negative ELBO.
-
-    Returns:
-        ``loss`` and ``reconstruction``, the same number, (B,), in nats.
+    negative ELBO. ``loss`` and ``reconstruction`` are the same number.
     """
     error = -model.decoder(model.encode(x)).log_prob(x)
     return {"loss": error, "reconstruction": error}

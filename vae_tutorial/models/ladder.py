@@ -1,7 +1,7 @@
 """Hierarchies of latents: the ladder VAE, and the plain hierarchical VAE that it improves on.
 
 Both generate from the top down: z_L from N(0, I), then each z_l from p(z_l | z_(l+1)), and the image
-from z_1. They differ in how they infer. Layers are counted from the image: layer 1 is next to it.
+from z_1. They differ in how they infer. Layer 1 is next to the image.
 """
 
 from __future__ import annotations
@@ -26,17 +26,9 @@ Layers = dict[int, Tensor]  # one tensor for each layer, by its number
 def precision_weighted(a: Distribution, b: Distribution) -> Distribution:
     """The product of two Gaussian densities, normalized: the merge of Sonderby et al. (2016).
 
-    Its precision is the sum of both precisions, its mean the mean weighted by them. A Gaussian
-    that knows nothing (a huge variance) leaves the other as it is.
-
-    Args:
-        a, b: ``Independent(Normal(mean, scale), 1)``, of the same event shape (D,).
-
-    Example:
-        >>> a, b = (Independent(Normal(torch.full((1,), m), torch.ones(1)), 1) for m in (0.0, 2.0))
-        >>> merged = precision_weighted(a, b)
-        >>> merged.mean, merged.variance
-        (tensor([1.]), tensor([0.5000]))
+    Both are ``Independent(Normal(mean, scale), 1)`` of event shape (D,), as is the answer: its
+    precision is the sum of both precisions, its mean the mean weighted by them. So a Gaussian that
+    knows nothing (a huge variance) leaves the other as it is.
     """
     of_a, of_b = 1 / a.variance, 1 / b.variance
     precision = of_a + of_b
@@ -45,7 +37,6 @@ def precision_weighted(a: Distribution, b: Distribution) -> Distribution:
 
 
 def _hidden(n_in: int, width: int, normalized: bool) -> nn.Sequential:
-    """Two hidden layers, normalized over the batch where this is wanted."""
     layers: list[nn.Module] = []
     for n in (n_in, width):
         layers += [HeLinear(n, width), *[nn.BatchNorm1d(width)] * normalized, nn.SiLU()]
@@ -57,17 +48,17 @@ def _mlp(n_in: int, width: int, n_out: int, normalized: bool) -> nn.Sequential:
 
 
 class Hierarchy(Part):
-    """p(x, z_1, ..., z_L), which both models share; each adds a q(z_1, ..., z_L | x) of its own.
+    """p(x, z_1, ..., z_L), which both models share.
 
-    A subclass makes the networks of q in ``_add_inference``, and draws from it in ``_infer``.
+    Each adds a q(z_1, ..., z_L | x): its networks in ``_add_inference``, its draws in ``_infer``.
 
     Args:
         image_shape: (C, H, W).
         likelihood: what the decoder's numbers mean.
         latent_dims: dimensions of z_1, ..., z_L.
         hidden: width of the hidden layers at each stage, as many as ``latent_dims``.
-        batch_norm: normalize the hidden layers over the batch. Without it the upper layers of a
-            deep stack hardly ever start (Sonderby et al. 2016; chapter 13 shows it).
+        batch_norm: of the hidden layers. Without it the upper layers of a deep stack hardly ever
+            start (Sonderby et al. 2016; chapter 13 shows it).
         log_variance_bound: log-variances are squashed smoothly to plus or minus this.
 
     Example:
@@ -85,19 +76,13 @@ class Hierarchy(Part):
     ) -> None:  # fmt: skip
         super().__init__()
         if not latent_dims or len(latent_dims) != len(hidden):
-            raise ValueError(
-                f"needs one hidden width per stochastic layer, got {len(latent_dims)} latent_dims "
-                f"and {len(hidden)} hidden"
-            )
+            raise ValueError(f"needs as many hidden as latent_dims, got {hidden} and {latent_dims}")
         self.image_shape, self.latent_dims = tuple(image_shape), tuple(latent_dims)
-        self.likelihood = likelihood
+        self.likelihood, dims = likelihood, self.latent_dims
         # From numbers to the Gaussian of a layer, upwards and downwards; no parameters of its own.
-        self.gaussians = nn.ModuleList(
-            MeanFieldGaussian(d, log_variance_bound) for d in self.latent_dims
-        )
-        self.top = StandardNormal(self.latent_dims[-1])
+        self.gaussians = nn.ModuleList(MeanFieldGaussian(d, log_variance_bound) for d in dims)
+        self.top = StandardNormal(dims[-1])
         self._add_inference(hidden, batch_norm)
-        dims = self.latent_dims
         self.down = nn.ModuleList(  # p(z_l | z_(l+1)), for l = 1, ..., L - 1
             _mlp(above, width, 2 * d, batch_norm)
             for above, width, d in zip(dims[1:], hidden[1:], dims[:-1], strict=True)
@@ -105,7 +90,7 @@ class Hierarchy(Part):
         self.to_image = _mlp(dims[0], hidden[0], prod(likelihood.param_shape), batch_norm)
 
     def prior(self, layer: int, above: Tensor | None = None) -> Distribution:
-        """p(z_layer | above), of latents (N, D) one layer up; N(0, I) at the top, without any."""
+        """p(z_layer | above) given latents (N, D) one layer up; at the top N(0, I)."""
         if layer == len(self.latent_dims):
             return self.top()
         return self.gaussians[layer - 1](self.down[layer - 1](above))
@@ -119,9 +104,9 @@ class Hierarchy(Part):
         return self.decoder(z_1).mean
 
     def infer_latents(self, x: Tensor) -> tuple[Layers, Layers]:
-        """Draw the latents (N, D_l) of every layer l, given images (N, C, H, W), with its KL term.
+        """Draw the latents (N, D_l) of every layer l, given images (N, C, H, W); and its KL term.
 
-        The terms, (N,) each, are in nats: the ladder's in closed form given the layers above, the
+        The terms, (N,), in nats, are the ladder's in closed form given the layers above, or the
         plain hierarchy's log q - log p at the draw, whose mean over draws is the KL term.
         """
         if tuple(x.shape[1:]) != self.image_shape:
@@ -144,15 +129,11 @@ class Hierarchy(Part):
     ) -> tuple[Tensor, Layers]:
         """Draw from the top down: n mean images (n, C, H, W), and the latents of every layer.
 
-        Args:
-            n: how many.
-            given: layers (from 1) that are held: their latents (n, D). All others are drawn.
-            seed: makes the draw repeatable.
+        ``given`` holds layers (from 1) at these latents (n, D); all others are drawn, under ``seed``.
         """
         given, top = given or {}, len(self.latent_dims)
-        unknown = set(given) - set(range(1, top + 1))
-        if n < 1 or unknown:
-            raise ValueError(f"needs n >= 1 and layers from 1 to {top}, got {n}, {unknown}")
+        if n < 1 or not given.keys() <= set(range(1, top + 1)):
+            raise ValueError(f"needs n >= 1 and layers from 1 to {top}, got {n}, {set(given)}")
         z: Layers = {}
         with seeded(seed):
             for layer in range(top, 0, -1):
@@ -170,12 +151,9 @@ class LadderVAE(Hierarchy):
     """A VAE with several stochastic layers that are inferred from the top: Sonderby et al. (2016).
 
     The encoder goes up **deterministically**, and leaves at each layer what the image says about
-    z_l. Then latents are drawn from the top down, and the posterior of z_l merges, weighted by
-    precision, what the image says with what the layer above predicts. So the posterior shares the
-    path down with the generative model, and a layer whose image part knows nothing has a KL term
-    of zero.
-
-    Arguments as for :class:`Hierarchy`.
+    z_l. On the path down, shared with the generative model, the posterior of z_l merges this with
+    what the layer above predicts (:func:`precision_weighted`). So a layer whose image part knows
+    nothing has a KL term of zero. Arguments as for :class:`Hierarchy`.
 
     Example:
         >>> from vae_tutorial import Bernoulli
@@ -208,7 +186,7 @@ class LadderVAE(Hierarchy):
 class HierarchicalVAE(Hierarchy):
     """The plain hierarchical VAE: the encoder draws z_1 from the image, z_2 from z_1, and so on up.
 
-    The path down serves generation alone. Arguments as for :class:`Hierarchy`.
+    Arguments as for :class:`Hierarchy`.
 
     Example:
         >>> from vae_tutorial import Bernoulli
@@ -240,14 +218,13 @@ def ladder_elbo(
     """The negative ELBO of a hierarchy, with the KL term of each layer.
 
     Args:
-        model: a :class:`LadderVAE` or a :class:`HierarchicalVAE`.
-        x: images (B, C, H, W).
+        model, x: a hierarchy, and images (B, C, H, W).
         beta: weight of all KL terms, for warm-up.
         samples: S, draws of all latents for each image.
 
     Returns:
-        ``loss`` = ``reconstruction`` + beta * ``kl``; ``negative_elbo``, the same at beta = 1;
-        ``kl`` = the sum of ``kl_1``, ..., ``kl_L``; each (B,), in nats per image.
+        Those of :func:`~vae_tutorial.objectives.elbo`, (B,), in nats, with ``kl`` the sum of
+        ``kl_1``, ..., ``kl_L``.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")

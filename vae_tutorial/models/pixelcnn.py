@@ -1,8 +1,8 @@
 """A Gated PixelCNN: a prior over grids of symbols, one place after the other.
 
 van den Oord et al. (2016). p(codes) is a product over the places in reading order, each symbol given
-those before it. Two stacks of convolutions see what lies before a place: the vertical one all rows
-above, the horizontal one the row's own places to the left. Together they leave no blind spot.
+those before it. The vertical stack of convolutions sees all rows above a place, the horizontal one the
+places to its left in the row: together they leave no blind spot.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from vae_tutorial.spec import Part
 
 
 class GatedLayer(Part):
-    """One layer of both stacks: van den Oord et al. (2016), figure 2.
+    """One layer of both stacks (B, C, H, W): van den Oord et al. (2016), figure 2.
 
-    Nothing here is masked by multiplication: kernels are cut to the half that may be looked at,
-    and padding shifts them there. The vertical stack at row i sees rows up to and including i of
-    its own input; on its path to the horizontal stack it is shifted down by one row, so that only
-    rows above arrive.
+    No kernel is masked: each is cut to the half that may be looked at, and padding shifts it there.
+    The vertical stack at row i sees rows up to and including i of its own input; on its path to the
+    horizontal stack it is shifted down by one row, so that only rows above arrive.
 
     Args:
-        channels: of each stack.
+        channels: C, of each stack.
         kernel: side of the (whole) kernel, odd.
         first: type A, the horizontal stack does not see its own place, and there is nothing to add
-            the result to. Later layers (type B) see their own place's features, which hold
-            nothing of the place's own symbol, and are residual.
+            the result to. Later layers (type B) see features of their own place, which hold nothing
+            of its symbol, and are residual.
 
     Example:
         >>> v, h = GatedLayer(4, first=True)(*torch.zeros(2, 1, 4, 5, 6))
@@ -56,15 +55,13 @@ class GatedLayer(Part):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Two stacks (B, C, H, W) to the next two."""
         r = self.reach
         rows = self.vertical(F.pad(v, (r, r, r, 0)))  # row i from rows i - r to i
         above = F.pad(rows, (0, 0, 1, 0))[..., :-1, :]  # row i gets what was made at row i - 1
         left = F.pad(h, (r, 0, 0, 0))
         if self.first:
             left = left[..., :-1]  # column j from columns j - r to j - 1
-        columns = self.horizontal(left) + self.to_horizontal(above)
-        new = self.out(_gate(columns))
+        new = self.out(_gate(self.horizontal(left) + self.to_horizontal(above)))
         return _gate(rows), new if self.first else h + new
 
 
@@ -75,14 +72,13 @@ def _gate(x: Tensor) -> Tensor:
 
 
 class GatedPixelCNN(Part):
-    """A prior over grids of whole numbers from 0 to K - 1.
+    """A prior over grids (H, W) of whole numbers from 0 to K - 1.
 
-    Called without arguments it answers with a distribution of batch shape ``()`` and event shape
-    (H, W): ``log_prob`` of codes (B, H, W), int64, is (B,), in nats; ``sample`` draws codes.
+    Called without arguments it answers with a distribution of event shape (H, W): ``log_prob`` of
+    codes (B, H, W), int64, is (B,), in nats.
 
     Args:
-        num_codes: K.
-        grid: (H, W) of a grid.
+        num_codes, grid: K and (H, W).
         channels: of each stack, and of the embedding that symbols enter through.
         layers: gated layers, the first of type A.
         hidden: channels of the 1x1 convolution before the logits.
@@ -101,14 +97,12 @@ class GatedPixelCNN(Part):
     ) -> None:  # fmt: skip
         super().__init__()
         if num_codes < 2 or layers < 1 or min(grid) < 1:
-            raise ValueError(
-                f"needs num_codes >= 2, layers >= 1 and a grid, got {num_codes}, {layers}, {grid}"
-            )
+            got = f"{num_codes}, {layers}, {grid}"
+            raise ValueError(f"needs num_codes >= 2, layers >= 1 and a grid, got {got}")
         self.num_codes, self.grid = num_codes, tuple(grid)
         self.embedding = nn.Embedding(num_codes, channels)
-        self.layers = nn.ModuleList(
-            GatedLayer(channels, kernel, first=i == 0) for i in range(layers)
-        )
+        gated = [GatedLayer(channels, kernel, first=i == 0) for i in range(layers)]
+        self.layers = nn.ModuleList(gated)
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, num_codes, 1)
         )
@@ -137,26 +131,21 @@ class GatedPixelCNN(Part):
 
         Args:
             n: how many.
-            above: the first rows of each grid, (n, rows, W): they are kept, and the rest is drawn
-                given them.
+            above: the first rows of each grid, (n, rows, W), that the rest is drawn given.
             seed: makes the draw repeatable.
-            temperature: logits are divided by it. Below 1 likely symbols get likelier; what is
-                drawn is then no longer the model's distribution.
+            temperature: of the logits; below 1 likely symbols get likelier than the model says.
             progress: show a bar.
         """
         if n < 1 or not temperature > 0:
             raise ValueError(f"needs n >= 1 and temperature > 0, got {n} and {temperature}")
         height, width = self.grid
         codes = torch.zeros(n, height, width, dtype=torch.int64, device=device_of(self))
-        first = 0
-        if above is not None:
-            first = above.shape[1] if above.ndim == 3 else -1
-            if above.shape != (n, first, width) or not 0 <= first < height:
-                raise ValueError(
-                    f"above must be ({n}, rows, {width}) with fewer than {height} rows, got "
-                    f"{tuple(above.shape)}"
-                )
-            codes[:, :first] = above.to(codes.device)
+        above = codes[:, :0] if above is None else above
+        first = above.shape[1] if above.ndim == 3 else -1
+        if above.shape != (n, first, width) or not 0 <= first < height:
+            wanted = f"({n}, rows, {width}) with fewer than {height} rows"
+            raise ValueError(f"above must be {wanted}, got {tuple(above.shape)}")
+        codes[:, :first] = above.to(codes.device)
         with seeded(seed), progress_bar((height - first) * width, progress) as bar:
             for y in range(first, height):
                 for x in range(width):
@@ -169,8 +158,6 @@ class GatedPixelCNN(Part):
 
 
 class _Grids(Distribution):
-    """What :class:`GatedPixelCNN` answers with: batch shape (), event shape (H, W)."""
-
     arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, model: GatedPixelCNN) -> None:
@@ -179,9 +166,7 @@ class _Grids(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         codes = value.reshape(-1, *value.shape[-2:])
-        # In the weights' precision, also under autocast: this is a sum over many places.
-        logits = self.model.logits(codes).to(self.model.embedding.weight.dtype)
-        nats = F.cross_entropy(logits, codes, reduction="none").sum((1, 2))
+        nats = F.cross_entropy(self.model.logits(codes), codes, reduction="none").sum((1, 2))
         return -nats.view(value.shape[:-2])
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -189,14 +174,9 @@ class _Grids(Distribution):
 
 
 def code_loss(model: GatedPixelCNN, codes: Tensor) -> dict[str, Tensor]:
-    """The negative log-likelihood of grids of codes: exact, not a bound.
+    """The negative log-likelihood of codes (B, H, W), int64: exact, not a bound.
 
-    Args:
-        model: the PixelCNN.
-        codes: (B, H, W), int64.
-
-    Returns:
-        ``loss`` and ``nats``, the same number, per grid, and ``bits``, per code; each (B,).
+    ``loss`` and ``nats`` are the same number, per grid; ``bits`` are per code; each (B,).
     """
     nats = -model().log_prob(codes)
     return {"loss": nats, "nats": nats, "bits": nats / (math.prod(model.grid) * math.log(2))}

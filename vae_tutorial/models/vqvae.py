@@ -1,8 +1,8 @@
 """The VQ-VAE: an autoencoder whose code is a grid of entries from a learnt codebook.
 
 van den Oord et al. (2017). The encoder gives a vector for each place of a small grid; the quantizer
-puts the nearest of K codebook vectors in its place; the decoder sees those alone. So an image
-becomes a grid of whole numbers, and a prior over such grids can be learnt afterwards.
+puts the nearest of K codebook vectors in its place; the decoder sees those alone. A prior over such
+grids of whole numbers is learnt afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
-from vae_tutorial.data import Dataset, Split, to_float
+from vae_tutorial.data import Dataset, Split
 from vae_tutorial.evaluate import Estimate, per_example
 from vae_tutorial.networks import HeConv2d, HeConvTranspose2d, device_of
 from vae_tutorial.randomness import seeded
@@ -26,22 +26,11 @@ Terms = dict[str, Tensor]
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The index of the nearest codebook vector for each vector.
+    """Vectors (N, D) to the indices (N,), int64, of their nearest entries in a codebook (K, D).
 
     |v - e|^2 = |v|^2 - 2 v'e + |e|^2, and the first part is the same for all e. So one matrix
-    product (N, D) x (D, K) is enough; the (N, K, D) tensor of differences is never made. Both are
-    seen from the codebook's mean: far from zero the two parts nearly cancel, and rounding is left.
-
-    Args:
-        vectors: (N, D).
-        codebook: (K, D).
-
-    Returns:
-        (N,), int64, numbers from 0 to K - 1.
-
-    Example:
-        >>> nearest_codes(torch.tensor([[0.9], [0.1]]), codebook=torch.tensor([[0.0], [1.0]]))
-        tensor([1, 0])
+    product is enough; the (N, K, D) tensor of differences is never made. Both are seen from the
+    codebook's mean: far from zero the two parts nearly cancel, and rounding is left.
     """
     centre = codebook.mean(0)
     vectors, codebook = vectors - centre, codebook - centre
@@ -51,10 +40,8 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
 def check_codes(codes: Tensor, grid: Sequence[int], num_codes: int) -> None:
     """A ValueError for what are no codes: int64 (B, H, W) from 0 to K - 1."""
     if codes.ndim != 3 or tuple(codes.shape[1:]) != tuple(grid) or codes.dtype != torch.int64:
-        raise ValueError(
-            f"expected codes (B, {', '.join(map(str, grid))}) of int64, got {tuple(codes.shape)} "
-            f"of {codes.dtype}"
-        )
+        got = f"{tuple(codes.shape)} of {codes.dtype}"
+        raise ValueError(f"expected codes (B, {', '.join(map(str, grid))}) of int64, got {got}")
     if codes.device.type == "cpu" and len(codes):  # an accelerator would have to be waited for
         low, high = map(int, codes.aminmax())
         if not 0 <= low <= high < num_codes:
@@ -67,21 +54,16 @@ class VectorQuantizer(Part):
     Forward the output is the codebook vector; backward its gradient is passed to the input as it
     is (the straight-through estimator), because the nearest neighbour has no gradient of its own.
 
-    Two methods of learning the codebook. By gradient: the codebook loss |sg(v) - e|^2 pulls each
-    entry towards the vectors that chose it (equation 3, second term). By moving averages, with
-    ``decay`` (appendix A.1): each entry is the running mean of those vectors, and there is no
-    codebook loss; an entry that has hardly been chosen lately is put on a vector of the present
-    batch. Entries are drawn uniformly from [-1/K, 1/K].
+    The codebook learns by gradient: the codebook loss |sg(v) - e|^2 pulls each entry towards the
+    vectors that chose it (equation 3, second term). Or, with ``decay``, without a loss: each entry is
+    the running mean of those vectors (appendix A.1).
 
     Args:
-        num_codes: K.
+        num_codes: K, entries, drawn uniformly from [-1/K, 1/K].
         dim: D.
         decay: of the moving averages; ``None`` learns the codebook by gradient.
         reset_below: with ``decay``, an entry whose running count in a batch falls below this is
             dead, and is put on a random vector of the batch.
-
-    Shape:
-        ``(B, D, h, w)`` to quantized vectors of the same shape, and codes (B, h, w).
 
     Example:
         >>> quantized, codes, terms = VectorQuantizer(8, dim=4)(torch.zeros(2, 4, 5, 6))
@@ -120,10 +102,10 @@ class VectorQuantizer(Part):
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Terms]:
-        """Quantized vectors with the straight-through gradient, codes, and the losses' terms.
+        """(B, D, h, w) to vectors of the same shape, codes (B, h, w), and the losses' terms (B,).
 
-        The terms are ``codebook`` |sg(v) - e|^2 (zero with moving averages) and ``commitment``
-        |v - sg(e)|^2, each a mean over the D numbers of the places, one for each image: (B,).
+        They are ``codebook`` |sg(v) - e|^2 (zero with moving averages) and ``commitment``
+        |v - sg(e)|^2, each a mean over all numbers of an image's vectors.
         """
         z = z.to(self.codebook.dtype)
         codes = self.codes(z)
@@ -175,19 +157,16 @@ class ResidualBlock(Part):
 
 
 class VQVAE(Part):
-    """Encoder, quantizer, decoder, for images whose sides are multiples of four.
+    """Encoder, quantizer, decoder: images (B, C, H, W) to codes (B, H / 4, W / 4) and back.
 
     The networks see images in [-1, 1]; what goes in and comes out of the model is in [0, 1], as
     everywhere in this package.
 
     Args:
-        image_shape: (C, H, W).
+        image_shape: (C, H, W), the sides multiples of four.
         quantizer: between the two; its ``dim`` is the number of channels of the code.
         channels: of the two convolutions of stride 2, in front of and behind the code.
         blocks: residual blocks on either side.
-
-    Shape:
-        images ``(B, C, H, W)`` to codes ``(B, H / 4, W / 4)``.
 
     Example:
         >>> model = VQVAE((3, 32, 32), VectorQuantizer(num_codes=16, dim=8), channels=(8, 16))
@@ -203,10 +182,7 @@ class VQVAE(Part):
         super().__init__()
         c, h, w = image_shape
         if h % 4 or w % 4:
-            raise ValueError(
-                f"a VQ-VAE halves images twice, so their sides must be multiples of 4, got {h}x{w}; "
-                "crop them, or pad them with torch.nn.functional.pad."
-            )
+            raise ValueError(f"crop or pad images to sides that are multiples of 4, got {h}x{w}")
         self.image_shape, self.grid = (c, h, w), (h // 4, w // 4)
         first, second = channels
         residual = [ResidualBlock(second, second // 2) for _ in range(2 * blocks)]
@@ -248,7 +224,7 @@ class VQVAE(Part):
         return Independent(Categorical(logits=chosen.log(), validate_args=False), 2)
 
     def prior(self) -> Distribution:
-        """The p(z) of training: every grid is equally likely; batch shape (), event (h, w)."""
+        """The p(z) of training, event (h, w): every grid is equally likely."""
         logits = torch.zeros(*self.grid, self.quantizer.num_codes, device=device_of(self))
         return Independent(Categorical(logits=logits, validate_args=False), 2)
 
@@ -278,14 +254,13 @@ class VQVAE(Part):
     ) -> Tensor:
         """Draw codes from a prior, and decode them to mean images (n, C, H, W).
 
-        The prior, called without arguments, answers with a distribution over grids: for example a
-        :class:`~vae_tutorial.models.pixelcnn.GatedPixelCNN`, by default the uniform one.
+        The prior, by default the uniform one, is called without arguments: for example a
+        :class:`~vae_tutorial.models.pixelcnn.GatedPixelCNN`.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, got {n}")
-        prior = self.prior if prior is None else prior
         with seeded(seed):
-            return self.decode(prior().sample((n,)).to(device_of(self)))
+            return self.decode((prior or self.prior)().sample((n,)).to(device_of(self)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Terms]:
         """Images (B, C, H, W) to their redrawn selves in [-1, 1], codes, and the quantizer's terms."""
@@ -294,10 +269,7 @@ class VQVAE(Part):
 
 
 def perplexity(codes: Tensor, num_codes: int) -> Tensor:
-    """exp of the entropy of how often each code occurs: the number of codes in effective use.
-
-    Between 1 (always the same) and ``num_codes`` (all equally often).
-    """
+    """exp of the entropy of how often each code occurs: from 1 (always one) to ``num_codes``."""
     share = torch.bincount(codes.flatten(), minlength=num_codes).double() / codes.numel()
     return torch.exp(-torch.xlogy(share, share).sum())
 
@@ -306,8 +278,7 @@ def vq_loss(model: VQVAE, x: Tensor, *, commitment_weight: float = 0.25) -> Term
     """The objective of van den Oord et al. (2017), equation 3, with means in place of sums.
 
     Args:
-        model: the VQ-VAE.
-        x: images (B, C, H, W) in [0, 1].
+        model, x: the VQ-VAE, and images (B, C, H, W) in [0, 1].
         commitment_weight: their beta.
 
     Returns:
@@ -322,22 +293,20 @@ def vq_loss(model: VQVAE, x: Tensor, *, commitment_weight: float = 0.25) -> Term
     return {"loss": loss, "reconstruction": reconstruction, **terms, "perplexity": used}
 
 
-def _redrawn(model: VQVAE, x: Tensor) -> Terms:
-    codes = model.encode(x)
-    return {"codes": codes, "squares": (model.decode(codes) - x).square().mean((1, 2, 3))}
-
-
 def measure_vqvae(
     model: VQVAE, data: Split | Tensor, *, batch_size: int = 500
 ) -> dict[str, Estimate]:
     """How well a VQ-VAE redraws held-out images (N, C, H, W), and how many codes it uses for them.
 
-    Returns:
-        ``reconstruction``, the mean squared error over the numbers of an image in [0, 1];
-        ``perplexity``, exp of the entropy of the codes over all places of all images;
-        ``codes_used``, the share of the K codes that occur at all.
+    ``reconstruction`` is the mean squared error over the numbers of an image in [0, 1],
+    ``perplexity`` that of all codes of all images, ``codes_used`` the share of K that occurs at all.
     """
-    terms = per_example(model, _redrawn, data, batch_size=batch_size)
+
+    def redrawn(model: VQVAE, x: Tensor) -> Terms:
+        codes = model.encode(x)
+        return {"codes": codes, "squares": (model.decode(codes) - x).square().mean((1, 2, 3))}
+
+    terms = per_example(model, redrawn, data, batch_size=batch_size)
     k, codes, squares = model.quantizer.num_codes, terms["codes"].long(), terms["squares"]
     return {
         "reconstruction": Estimate(squares.mean(), squares.std(correction=0) / len(squares) ** 0.5),
@@ -349,17 +318,16 @@ def measure_vqvae(
 def codes_of(model: VQVAE, source: Dataset, *, batch_size: int = 500) -> Dataset:
     """A data set of codes (N, h, w), int64: every image of ``source`` as a VQ-VAE writes it.
 
-    Labels and classes are the source's. The recipe is the source's checksum and the model's weights,
-    so a prior that was trained on these codes is told from one on the codes of another model.
+    The recipe is the source's checksum and the model's weights, so a prior that was trained on these
+    codes is told from one on the codes of another model.
     """
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.cpu().contiguous().numpy().tobytes())
-    recipe = f"codes of {source.sha256} by {weights.hexdigest()}"
+    weights = b"".join(value.cpu().numpy().tobytes() for value in model.state_dict().values())
+    recipe = f"codes of {source.sha256} by {hashlib.sha256(weights).hexdigest()}"
 
     def encode(split: Split) -> Split:
-        batches = split.images.split(batch_size)
-        codes = [model.encode(to_float(x.to(device_of(model)))).cpu() for x in batches]
-        return Split(torch.cat(codes), split.labels)
+        terms = per_example(
+            model, lambda model, x: {"codes": model.encode(x)}, split, batch_size=batch_size
+        )
+        return Split(terms["codes"].long(), split.labels)
 
     return Dataset(f"{source.name}-codes", *map(encode, source.splits), source.classes, recipe)
