@@ -11,12 +11,9 @@ X = torch.arange(33.0).reshape(11, 3) * 100 - 50  # any range
 Y, CODES = torch.arange(11), torch.arange(44).reshape(11, 2, 2)
 
 
-@pytest.mark.parametrize(
-    ("data", "parts"),
-    [(X, (X,)), (CODES, (CODES,)), ((X, Y, CODES), (X, Y, CODES)), (Split(CODES, Y), (CODES,))],
-)
-def test_tensors_are_cut_in_order_or_shuffled_all_parts_alike(data, parts):
-    batches = Batches(data, 4)
+def test_tensors_are_cut_in_order_or_shuffled_all_parts_alike():
+    parts = (CODES, X, Y)
+    batches = Batches(parts, 4)
     assert [len(batch[0]) for batch in batches] == [4, 4, 3]
     for part, *found in zip(parts, *batches, strict=True):
         assert torch.equal(torch.cat(found), part)
@@ -55,7 +52,7 @@ def test_a_loader_is_taken_as_it_is():
 
 
 def test_fingerprints_tell_data_apart():
-    alike = [X, X.clone(), (X,), X.T.contiguous().T]
+    alike = [X, X.clone(), (X,), Split(X, Y), X.T.contiguous().T]
     other = [X.flip(0), X.double(), X.reshape(11, 1, 3), (X, Y), (X, Y.flip(0)), X[:10], CODES]
     found = [Batches(data, 4).fingerprint() for data in alike + other]
     assert len(set(found[: len(alike)])) == 1

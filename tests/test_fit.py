@@ -7,18 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tiny import (
-    HELD_OUT,
-    ROWS,
-    STEPS,
-    noisy_error,
-    same,
-    squeeze,
-    tiny_autoencoder,
-    tiny_vae,
-    train,
-    weights,
-)  # fmt: skip
+from tiny import HELD_OUT, ROWS, STEPS, noisy_error, same, squeeze, train, weights
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -156,22 +145,6 @@ def test_forms_of_data(data, dtypes, request):
     assert epochs.loss.iloc[-1] < epochs.loss.iloc[0]
 
 
-def test_a_last_batch_of_one_and_batch_normalization():
-    model, _ = train(squeeze(norm=True), data=ROWS[:41], held_out=ROWS[:1])
-    assert int(model.norm.num_batches_tracked) == 3 * 4
-
-
-@pytest.mark.parametrize("make", [tiny_vae, tiny_autoencoder])
-def test_an_objective_through_decode_trains_the_decoder(make):
-    def pixel_error(model, x):
-        return {"loss": (model.decode(model.encode(x)) - x).square().sum((1, 2, 3))}
-
-    model = make((1, 6, 6))
-    before = weights(model)
-    train(model, pixel_error, torch.rand(50, 1, 6, 6), held_out=None)
-    assert not any(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
-
-
 class Waits(TorchFunctionMode):
     """Counts what makes a GPU wait for the CPU, or copies from one to the other."""
 
@@ -202,13 +175,10 @@ def test_no_step_waits_for_a_gpu(changed):
     assert Waits().of(lambda: float(torch.tensor(1.0))) == {"tensor": 1, "__float__": 1}
 
 
-def test_a_bar_is_shown_where_the_environment_allows_it(monkeypatch, capsys):
+def test_a_bar_is_shown_where_allowed_and_no_epochs_are_refused(monkeypatch, capsys):
     for disable, progress, shown in (("1", True, False), ("0", True, True), ("0", False, False)):
         monkeypatch.setenv("TQDM_DISABLE", disable)
         train(epochs=1, progress=progress)
         assert ("5/5" in capsys.readouterr().err) is shown
-
-
-def test_no_epochs_are_refused():
     with pytest.raises(ValueError, match="epochs"):
         train(epochs=0)

@@ -19,10 +19,6 @@ def drawn(family, batch: int, d: int, dtype=torch.float64):
     return posterior(torch.randn(batch, *posterior.param_shape, generator=generator).to(dtype))
 
 
-def covariances(q):
-    return q.variance.diag_embed() if hasattr(q, "base_dist") else q.covariance_matrix
-
-
 def test_what_each_number_means():
     """Each *row* below the diagonal is in units of that row's standard deviation."""
     log_variance = 2 * torch.tensor([1.0, 2.0, 5.0]).log()
@@ -41,18 +37,19 @@ def test_density_is_scipys(family, d):
     q = drawn(family, 3, d)
     assert (q.batch_shape, q.event_shape) == ((3,), (d,))
     z = q.sample((4,))  # (S, B, D)
-    for i, covariance in enumerate(covariances(q)):
+    full = q.variance.diag_embed() if family is MeanFieldGaussian else q.covariance_matrix
+    for i, covariance in enumerate(full):
         reference = scipy.stats.multivariate_normal(q.mean[i], covariance)
         np.testing.assert_allclose(q.log_prob(z)[:, i], reference.logpdf(z[:, i]), rtol=1e-9)
 
 
-def test_reparameterized_gradient_is_the_analytic_one():
-    for family in (MeanFieldGaussian, FullCovarianceGaussian):  # in one dimension the same
-        parameters = torch.tensor([[0.7, math.log(0.5)]], requires_grad=True)
-        torch.manual_seed(0)
-        family(1, None)(parameters).rsample((400_000,)).square().mean().backward()
-        # E[z^2] = mu^2 + sigma^2, so the gradient is (2 mu, sigma^2) in (mu, log sigma^2).
-        torch.testing.assert_close(parameters.grad, torch.tensor([[1.4, 0.5]]), atol=0.01, rtol=0)
+@both_families
+def test_reparameterized_gradient_is_the_analytic_one(family):
+    """E[z^2] = mu^2 + sigma^2, so the gradient is (2 mu, sigma^2) in (mu, log sigma^2)."""
+    parameters = torch.tensor([[0.7, math.log(0.5)]], requires_grad=True)
+    torch.manual_seed(0)
+    family(1, None)(parameters).rsample((400_000,)).square().mean().backward()
+    torch.testing.assert_close(parameters.grad, torch.tensor([[1.4, 0.5]]), atol=0.01, rtol=0)
 
 
 @both_families
@@ -61,19 +58,16 @@ def test_half_precision_on_the_cpu(family, dtype):
     q, exact = drawn(family, 3, 4, dtype), drawn(family, 3, 4)
     z = q.rsample((2,))
     assert z.dtype == dtype
-    torch.testing.assert_close(
-        q.log_prob(z).double(), exact.log_prob(z.double()), rtol=0.1, atol=0.1
-    )
+    found, expected = q.log_prob(z).double(), exact.log_prob(z.double())
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
 
 
 def test_bounded():
     value = torch.tensor([0.0, 0.01, 30.0, -30.0, 1e30, -1e30], requires_grad=True)
     out = bounded(value, 10.0)
     out.sum().backward()
-    torch.testing.assert_close(out[:2], value[:2])  # the identity near zero
-    assert (out.abs() <= 10).all()
-    assert (out * value >= 0).all()
-    assert value.grad[2:4].tolist() == pytest.approx([0.01, 0.01], rel=0.02)  # the docstring's 1%
+    assert out.tolist() == pytest.approx([0, 0.01, 9.95, -9.95, 10, -10], rel=1e-3)
+    assert value.grad.tolist() == pytest.approx([1, 1, 0.01, 0.01, 0, 0], rel=0.02)  # "1%"
     assert bounded(value, None) is value
 
 

@@ -3,16 +3,14 @@
 In the end the runs of the book, as they are committed.
 """
 
-import dataclasses
-import functools
-import importlib.metadata
 import json
 import math
 import random
 import re
 import shutil
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial, wraps
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -58,9 +56,8 @@ def refusal(folder, **arguments):
 
 @pytest.fixture(autouse=True)
 def fits(monkeypatch):
-    """The trainings of a test."""
     calls = []
-    counted = functools.wraps(fit)(lambda *a, **k: (calls.append(a), fit(*a, **k))[1])
+    counted = wraps(fit)(lambda *a, **k: (calls.append(a), fit(*a, **k))[1])
     monkeypatch.setattr(runs, "fit", counted)
     monkeypatch.delenv("RETRAIN", raising=False)
     return calls
@@ -75,13 +72,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where a run will be."""
     return tmp_path / "rows" / "run"
 
 
 @pytest.fixture
 def stored(trained, folder):
-    """A copy of the trained run's folder."""
     return shutil.copytree(trained[1], folder)
 
 
@@ -124,7 +119,7 @@ def test_run_json_says_what_the_run_is(trained):
     assert identity["model"] == spec(run.model) == spec(Squeeze(3, norm=False))
     assert identity["data"] == {"name": "rows", "sha256": DATA.sha256}
     assert (identity["labels"], identity["objective"]) == (False, identify(stopping))
-    assert run.info["versions"]["torch"] == importlib.metadata.version("torch")
+    assert run.info["versions"]["torch"] == version("torch")
     assert run.info["device"].startswith("cpu")
     assert 0 <= run.info["seconds"] < 60
     assert len(run.epochs()) == len(run.epochs("train")) == 2
@@ -163,33 +158,32 @@ def test_large_weights_are_kept_and_long_histories_thinned(folder):
     assert run.metrics == {"test_loss": evaluate(run.model, error, DATA.test)["loss"]}
 
 
-class Attention(nn.Module):
-    """A reader's own module, whose first weights no list of layers would find."""
+class Scaled(nn.Linear):
+    """No part, and its first weights are drawn in no known layer alone."""
 
     def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+        super().__init__(6, 6)
         self.scale = nn.Parameter(torch.randn(6))
 
     def forward(self, x):
-        pairs = x.unflatten(1, (3, 2))
-        return self.attention(pairs, pairs, pairs)[0].flatten(1) * self.scale
+        return super().forward(x) * self.scale
 
 
 def test_a_readers_own_module_comes_with_what_builds_it(tmp_path, fits):
-    def attention():
-        return Attention()
+    def scaled():
+        return Scaled()
 
     torch.manual_seed(1)
-    run = run_of(tmp_path / "rows" / "run", attention)
+    folder = tmp_path / "rows" / "run"
+    run = run_of(folder, scaled)
     torch.manual_seed(2)  # whatever was drawn before, the seed draws all of the first weights
-    for again in (run_of(tmp_path / "again" / "rows" / "run", attention), run_of(tmp_path / "rows" / "run", attention),
-                  load_run("rows/run", root=tmp_path, build=attention)):  # fmt: skip
+    for again in (run_of(tmp_path / "again" / "rows" / "run", scaled), run_of(folder, scaled),
+                  load_run("rows/run", root=tmp_path, build=scaled)):  # fmt: skip
         assert_alike(run, again)
     assert len(fits) == 2
-    assert "build=" in refusal(tmp_path / "rows" / "run")
+    assert "build=" in refusal(folder)
     with pytest.raises(ValueError, match="lambda"):
-        run_of(tmp_path / "rows" / "third", lambda: Attention())
+        run_of(tmp_path / "rows" / "third", lambda: Scaled())
 
 
 # --------------------------------------------------------------------------- what is refused
@@ -336,7 +330,7 @@ def test_what_will_be_trained_is_announced(folder, capsys, monkeypatch):
         return capsys.readouterr().out
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    assert said(rows=dataclasses.replace(DATA, name="silent")) == ""
+    assert said(rows=Dataset("silent", *DATA.splits)) == ""
     monkeypatch.setenv("TQDM_DISABLE", "0")
     assert said(stop=5) == f"No stored run at {folder}: training for 2 epochs\n"
     assert "half-trained" in said()
@@ -470,7 +464,7 @@ def test_what_the_book_says_of_neighbours_and_families():
     assert reached("cifar10-jpeg-codes/pixelcnn") < math.log2(codes["perplexity"]) - 0.5
 
 
-@functools.cache
+@cache
 def dataset(name):
     """A data set, or None where it is neither on disk nor downloadable."""
     if name.endswith("-binarized"):
@@ -483,7 +477,6 @@ def dataset(name):
 
 
 def measured(name, source, n=None):
-    """A run measured again, on some test examples."""
     run = load_run(name, root=ARTIFACTS)
     return build(run.info["identity"]["measure"])(model=run.model, data=(source.test.examples[:n],))
 

@@ -1,7 +1,6 @@
 """Specs and identities: what goes into JSON comes back, and different things never look the same."""
 
 import copy
-import functools
 import importlib.util
 import inspect
 import json
@@ -11,7 +10,7 @@ import pkgutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -170,7 +169,7 @@ def test_what_has_a_name_is_found_again_and_nothing_else_in_its_place(monkeypatc
     "thing",
     [lambda x: x, Halve().__call__, nn.Linear(2, 2).forward, [1, lambda: 2], nn.Linear(2, 2), {1: 2}, {"float": "inf"},
      partial(lambda x: x, 1), make(lambda: 2), make(torch.ones(2)), torch.ones(2), object(), [].append,
-     torch.ones(1).add, functools.lru_cache(plain),
+     torch.ones(1).add, lru_cache(plain),
      type(plain)(compile("0", "nowhere", "eval"), {}, "without_source")],
     ids=str,
 )  # fmt: skip

@@ -1,7 +1,5 @@
 """Small models, data and trainings that several test files use."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
@@ -54,7 +52,6 @@ class Squeeze(vt.Part):
 
 
 def squeeze(width=3, norm=False, seed=0) -> Squeeze:
-    """With drawn weights."""
     with seeded(seed):
         return Squeeze(width, norm)
 
@@ -73,7 +70,6 @@ def train(model=None, objective=noisy_error, data=ROWS, **settings):
 
 
 def weights(model) -> dict[str, torch.Tensor]:
-    """A copy of the state."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 

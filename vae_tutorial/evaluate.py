@@ -129,11 +129,11 @@ def latent_usage(vae: VAE, images: Tensor, *, batch_size: int = 1000) -> dict[st
 
     The activity of a dimension is the variance over images of its posterior mean, Cov_x(E_q[z_d]);
     they call a dimension **active** where it is above 0.01. A collapsed dimension has the same
-    posterior, the prior, for every image: KL and activity are both zero.
+    posterior, the prior, for every image: KL and activity are both zero. The posterior must be a
+    mean-field Gaussian, and there must be at least two images (N, C, H, W).
 
     Returns:
-        For images (N, C, H, W), N at least 2, and a mean-field Gaussian posterior: ``kl`` in nats,
-        the mean over images, and ``activity``, each (D,), float64.
+        ``kl`` in nats, the mean over images, and ``activity``, each (D,), float64.
     """
     if len(images) < 2:
         raise ValueError("a variance over images needs at least 2 of them")

@@ -1,4 +1,10 @@
-"""Likelihoods p(x|z): from the numbers that a decoder gives to a distribution over data."""
+"""Likelihoods p(x|z): from the numbers that a decoder gives to a distribution over data.
+
+Each takes parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
+shape ``image_shape``, whose ``log_prob`` is one number per image, in nats. A value outside its
+support is a ValueError on the CPU. On another device, which would have to wait for a look at the
+numbers, ``log_prob`` is -inf for its image.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, Normal, constraints
 
 from vae_tutorial.data import to_float
-from vae_tutorial.networks import as_shape
+from vae_tutorial.networks import as_image_shape, as_shape
 from vae_tutorial.posteriors import bounded, check_bound, check_parameters
 from vae_tutorial.spec import Part
 
@@ -33,16 +39,11 @@ _WORDS = {
 
 
 def _free_to_read(value: Tensor) -> bool:
-    """Whether a look at the numbers makes no other device wait."""
     return value.device.type == "cpu"
 
 
 class _Checked(Independent):
-    """Independent values that must lie in their support.
-
-    On the CPU one that does not raises a ValueError. On another device ``log_prob`` is -inf for
-    its example, and nothing is read back: that would make a GPU wait in every step.
-    """
+    """Independent values that must lie in their support."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         support = self.base_dist.support
@@ -73,17 +74,11 @@ class Bernoulli(Part):
     Args:
         image_shape: (C, H, W) of one image.
         greys: allow pixels between 0 and 1. The result is then the **binary cross-entropy** that
-            most tutorials train with. It is not the log of a density (it does not integrate to
-            one over [0, 1]); it is a useful loss, and is named as such throughout the book.
+            most tutorials train with: a useful loss, but not the log of a density (it does not
+            integrate to one over [0, 1]).
 
     Shape:
-        logits ``(..., C, H, W)`` to a distribution with batch shape ``(...)`` and event shape
-        ``(C, H, W)``: ``log_prob`` sums over the pixels, one number per image, in nats.
-
-    Raises:
-        ValueError: from ``log_prob``, for a pixel that is neither 0 nor 1 (with ``greys``: not in
-            [0, 1]). Only on the CPU; on another device its image gets log_prob -inf. So it is with
-            all likelihoods here.
+        logits ``(..., C, H, W)``; pixels are 0 or 1, with ``greys`` in [0, 1].
 
     Example:
         >>> p = Bernoulli((1, 28, 28))(torch.zeros(16, 1, 28, 28))
@@ -93,7 +88,7 @@ class Bernoulli(Part):
 
     def __init__(self, image_shape: Sequence[int], *, greys: bool = False) -> None:
         super().__init__()
-        self.image_shape = self.param_shape = _as_image_shape(image_shape)
+        self.image_shape = self.param_shape = as_image_shape(image_shape, "image_shape")
         self.greys = greys
 
     def forward(self, logits: Tensor) -> Distribution:
@@ -121,8 +116,8 @@ def binarize(images: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, ...]:
 def _apart(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Where logits are small; the small ones, else 0; the large ones, else 1.
 
-    For a formula that is 0 / 0 at zero and its series: each sees harmless numbers where the other
-    is taken, so that neither sends a NaN back through ``torch.where``.
+    For a formula that is 0 / 0 at zero and its series: where one is taken the other sees harmless
+    numbers, and sends no NaN back through ``torch.where``.
     """
     small = logits.abs() < threshold
     return small, torch.where(small, logits, 0), torch.where(small, 1, logits)
@@ -159,9 +154,8 @@ class _ContinuousBernoulli(Distribution):
         return torch.where(small, series, closed)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        # The inverse of the distribution function, log(1 + u (e^l - 1)) / l, written for -|l| and
-        # mirrored: no overflow. It is the cumulant generating function of a Bernoulli(u), over l,
-        # so its series has that one's cumulants.
+        # The inverse of the distribution function, log(1 + u (e^l - 1)) / l, for -|l| and mirrored:
+        # no overflow. Over l it is a Bernoulli(u)'s cumulant generating function: hence the series.
         logits = self.logits.expand(*sample_shape, *self.logits.shape)
         u = torch.rand_like(logits)
         small, near, far = _apart(logits, 0.03)
@@ -177,8 +171,7 @@ def log_normalizer(logits: Tensor) -> Tensor:
     """log C of the continuous Bernoulli, as a function of the logit l: log(l / tanh(l / 2)).
 
     The integral of y^x (1 - y)^(1 - x) over x in [0, 1] is (2 y - 1) / l, and 2 y - 1 =
-    tanh(l / 2). In Loaiza-Ganem & Cunningham (2019) the same function of y reads
-    0 / 0 at y = 1/2 and is patched there; of l it is smooth and even, log 2 + l^2 / 12 - ...
+    tanh(l / 2). Of y it is 0 / 0 at 1/2; of l it is smooth and even, log 2 + l^2 / 12 - ...
     """
     small, near, far = _apart(logits, 0.1)
     series = math.log(2) + near**2 / 12 - 7 * near**4 / 1440
@@ -193,16 +186,15 @@ class ContinuousBernoulli(Part):
 
     Args:
         image_shape: (C, H, W) of one image.
-        logit_bound: logits are squashed smoothly to plus or minus this. For a pixel that is
-            exactly black the density grows with |l| without end, so without a bound (``None``) a
-            model of images with black margins makes the margins ever sharper, and nothing else.
+        logit_bound: logits are squashed smoothly to plus or minus this. Without (``None``) the
+            density of a black pixel grows with |l| without end, and training makes black margins
+            ever sharper, and nothing else.
 
     Shape:
-        logits ``(..., C, H, W)`` to a distribution with batch shape ``(...)`` and event shape
-        ``(C, H, W)``; ``log_prob`` is a log-density over [0, 1], in nats per image.
+        logits ``(..., C, H, W)``; pixels are in [0, 1].
 
     Raises:
-        ValueError: for a bound that is not positive, and as :class:`Bernoulli` with ``greys``.
+        ValueError: for a bound that is not positive.
 
     Example:
         >>> p = ContinuousBernoulli((1, 1, 1))(torch.zeros(1, 1, 1, 1))  # uniform
@@ -212,7 +204,7 @@ class ContinuousBernoulli(Part):
 
     def __init__(self, image_shape: Sequence[int], *, logit_bound: float | None = 10.0) -> None:
         super().__init__()
-        self.image_shape = self.param_shape = _as_image_shape(image_shape)
+        self.image_shape = self.param_shape = as_image_shape(image_shape, "image_shape")
         self.logit_bound = check_bound(logit_bound, "logit_bound")
 
     def forward(self, logits: Tensor) -> Distribution:
@@ -234,24 +226,20 @@ class Gaussian(Part):
             pixel, given by the decoder (Kingma & Welling 2013, appendix C.2).
         scale: fixes the homoscedastic standard deviation. ``None`` learns it as a parameter, which
             starts at 0.33 (for the default bounds): wider than it will end, as a narrow start is
-            unstable. With it fixed, the log-density is the squared error over 2 sigma^2, and a
-            constant.
+            unstable.
         bounded_mean: the mean goes through a sigmoid, so that it is a grey in [0, 1]. Without, it
             is the network's own number: for data that are no images, or a linear decoder.
         smallest_scale: no standard deviation is smaller. Greys that are constant (a black margin)
             would otherwise be worth an unbounded density.
-        largest_scale: no learnt or predicted standard deviation is larger. 1 is more than greys
-            need; data on another scale need another.
+        largest_scale: no learnt or predicted standard deviation is larger; 1 is enough for greys.
 
     Shape:
-        parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
-        shape ``image_shape``. For (C, H, W) ``param_shape`` is (C, H, W) for homoscedastic noise,
-        (C H W + 1,) for imagewise, (2 C, H, W) for pixelwise: first the means (as logits, if
-        bounded), then the noise as log-variances, through a smooth bound.
+        of (C, H, W) ``param_shape`` is (C, H, W) for homoscedastic noise, (C H W + 1,) for
+        imagewise, (2 C, H, W) for pixelwise: first the means (as logits, if bounded), then the
+        noise as log-variances, through a smooth bound.
 
     Raises:
-        ValueError: for another noise model, or a scale given where the decoder gives one; from
-            ``log_prob`` for NaN, as :class:`Bernoulli`.
+        ValueError: for another noise model, or a scale given where the decoder gives one.
 
     Example:
         >>> likelihood = Gaussian((2,), noise="pixelwise", bounded_mean=False)
@@ -298,14 +286,13 @@ class Gaussian(Part):
         if self.noise == "pixelwise":
             mean, log_variance = parameters.split(self.image_shape[0], dim=-n)
         elif self.noise == "imagewise":
-            mean, log_variance = parameters[..., :-1], parameters[..., -1:]
-            mean = mean.unflatten(-1, self.image_shape)
-            log_variance = log_variance.unflatten(-1, (1,) * n)
+            mean = parameters[..., :-1].unflatten(-1, self.image_shape)
+            log_variance = parameters[..., -1:].unflatten(-1, (1,) * n)
         else:
             mean, log_variance = parameters, getattr(self, "log_variance", None)
         if self.scale is not None:
             scale = mean.new_full((), self.scale)
-        else:  # squashed smoothly, so that sigma lies between the two bounds
+        else:
             low, high = 2 * math.log(self.smallest_scale), 2 * math.log(self.largest_scale)
             middle = (low + high) / 2
             scale = torch.exp(0.5 * (middle + bounded(log_variance - middle, high - middle)))
@@ -328,8 +315,7 @@ class _DiscretizedLogistic(Distribution):
         k = (value * 255).round()
         upper = ((k + 0.5) / 255 - self.location) / self.scale
         lower = ((k - 0.5) / 255 - self.location) / self.scale
-        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): no difference of
-        # two nearly equal numbers. At the ends the bins reach to infinity.
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): nothing cancels.
         width = torch.log(-torch.expm1(lower - upper))
         inner = F.logsigmoid(upper) + F.logsigmoid(-lower) + width
         ends = torch.where(k <= 0, F.logsigmoid(upper), F.logsigmoid(-lower))
@@ -342,10 +328,7 @@ class _DiscretizedLogistic(Distribution):
     @property
     def mean(self) -> Tensor:
         """sum_k P(X > k) / 255 over the 255 edges, one at a time to spare memory."""
-        total = torch.zeros_like(self.location)
-        for k in range(255):
-            total += torch.sigmoid(self._above(k))
-        return total / 255
+        return sum(torch.sigmoid(self._above(k)) for k in range(255)) / 255
 
     @property
     def variance(self) -> Tensor:
@@ -375,26 +358,23 @@ class DiscretizedLogistic(Part):
 
     P(x) = S((x + 1/510 - mu) / s) - S((x - 1/510 - mu) / s), S the sigmoid; the first bin reaches
     to minus infinity and the last to infinity (Salimans et al. 2017, equation 2). Its negative log
-    is a true code length: nats per image divided by (dimensions times ln 2) are bits per dimension.
+    is a true code length: nats over (dimensions times ln 2) are bits per dimension.
 
     Args:
         image_shape: (C, H, W) of one image.
         noise: ``"pixelwise"``, the decoder gives each pixel a scale; or ``"homoscedastic"``, one
-            scale for all pixels of all images, learnt as a parameter (it starts at 0.13, wider
-            than it will end).
+            for all pixels of all images is learnt as a parameter (which starts at 0.13).
 
     Shape:
-        parameters ``(..., *param_shape)`` to a distribution with batch shape ``(...)`` and event
-        shape ``(C, H, W)``. ``param_shape`` is (2 C, H, W) for pixelwise noise, first the
-        location's logits, then log-scales through a smooth bound; (C, H, W) for homoscedastic.
-        Images are floats k / 255; a value between two levels counts as the nearest.
+        ``param_shape`` is (2 C, H, W) for pixelwise noise, first the location's logits, then
+        log-scales through a smooth bound; (C, H, W) for homoscedastic. Pixels are floats k / 255
+        in [0, 1]; a value between two levels counts as the nearest.
 
     Raises:
-        ValueError: for another noise model; from ``log_prob`` as :class:`Bernoulli` with ``greys``.
+        ValueError: for another noise model.
 
     Example:
-        >>> likelihood = DiscretizedLogistic((1, 1, 1))
-        >>> p = likelihood(torch.zeros(1, *likelihood.param_shape))
+        >>> p = DiscretizedLogistic((1, 1, 1))(torch.zeros(1, 2, 1, 1))
         >>> levels = torch.arange(256).reshape(256, 1, 1, 1) / 255
         >>> round(p.log_prob(levels).exp().sum().item(), 4)
         1.0
@@ -402,7 +382,7 @@ class DiscretizedLogistic(Part):
 
     def __init__(self, image_shape: Sequence[int], *, noise: str = "pixelwise") -> None:
         super().__init__()
-        self.image_shape = c, h, w = _as_image_shape(image_shape)
+        self.image_shape = c, h, w = as_image_shape(image_shape, "image_shape")
         if noise not in ("pixelwise", "homoscedastic"):
             raise ValueError(f"noise must be pixelwise or homoscedastic, got {noise!r}")
         self.noise = noise
@@ -419,10 +399,3 @@ class DiscretizedLogistic(Part):
         # Scales between 0.0009 and 2.7: from a quarter of a level to wider than all of them.
         scale = torch.exp(bounded(log_scale + 3, 4.0) - 3).expand_as(logits)
         return _Checked(_DiscretizedLogistic(torch.sigmoid(logits), scale), 3, validate_args=False)
-
-
-def _as_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    image_shape = as_shape(image_shape, "image_shape")
-    if len(image_shape) != 3:
-        raise ValueError(f"image_shape must be (C, H, W), got {image_shape}")
-    return image_shape  # type: ignore[return-value]

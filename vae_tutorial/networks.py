@@ -1,7 +1,8 @@
 """Bodies of encoders and decoders: plain layers from one shape to another.
 
 A network here knows nothing of probability. What the numbers that come out *mean* is said by the
-posterior or the likelihood behind it (its ``param_shape`` is the ``out_shape`` to ask for).
+posterior or the likelihood behind it (its ``param_shape`` is the ``out_shape`` to ask for). A shape
+without positive whole numbers is a ValueError, as is an input of another shape than ``in_shape``.
 """
 
 from __future__ import annotations
@@ -76,9 +77,6 @@ class MLP(_Body):
 
     Shape:
         ``(B, *in_shape) -> (B, *out_shape)``
-
-    Raises:
-        ValueError: for a shape without positive whole numbers, or an input of another shape.
 
     Example:
         >>> MLP((1, 28, 28), 4, hidden=(64,))(torch.zeros(16, 1, 28, 28)).shape
@@ -157,9 +155,6 @@ class ConvEncoder(_Body):
 
     Shape:
         ``(B, C, H, W) -> (B, *out_shape)``
-
-    Raises:
-        ValueError: for a shape that cannot be halved that often, or an input of another shape.
 
     Example:
         >>> ConvEncoder((3, 32, 32), 40)(torch.zeros(16, 3, 32, 32)).shape

@@ -12,6 +12,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     TransformedDistribution,
+    kl_divergence,
 )
 from torch.distributions.kl import register_kl
 
@@ -39,10 +40,12 @@ def _kl_full_standard(q: MultivariateNormal, p: IndependentStandardNormal) -> Te
     it is computed in float64 (which Apple's GPUs do not have), and rounded up to zero.
     """
     wide = torch.float32 if q.loc.device.type == "mps" else torch.float64
-    mean, tril = q.loc.to(wide), q.scale_tril.to(wide)
-    squares = tril.flatten(-2).square().sum(-1) + mean.square().sum(-1)
-    half_log_determinant = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    kl = 0.5 * (squares - mean.shape[-1]) - half_log_determinant
+    both = ((q.loc, q.scale_tril), (p.mean, p.stddev.diag_embed()))
+    normals = (
+        MultivariateNormal(mean.to(wide), scale_tril=tril.to(wide), validate_args=False)
+        for mean, tril in both
+    )
+    kl = kl_divergence(*normals)
     return kl.clamp(min=0).to(torch.promote_types(q.loc.dtype, torch.float32))
 
 

@@ -48,7 +48,10 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class LinearWarmUp:
-    """From 0 to ``value`` in a straight line over the first ``fraction``: Bowman et al. (2016)."""
+    """From 0 to ``value`` in a straight line over the first ``fraction`` of training, then constant.
+
+    The warm-up of beta of Bowman et al. (2016) and Sonderby et al. (2016).
+    """
 
     value: float = 1.0
     fraction: float = 3 / 7

@@ -12,9 +12,8 @@ from vae_tutorial.spec import Part
 class Autoencoder(Part):
     """Encoder and decoder without any probability over the codes.
 
-    Args:
-        encoder: any module from images (B, C, H, W) to codes (B, latent_dim).
-        decoder: its likelihood says which loss a reconstruction has.
+    The encoder is any module from images (B, C, H, W) to codes (B, latent_dim); the decoder's
+    likelihood says which loss a reconstruction has.
 
     Example:
         >>> from vae_tutorial import MLP, Autoencoder, Bernoulli, Decoder
