@@ -1,7 +1,5 @@
 """Autoregressive transforms: both directions, the determinant, how often they ask."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.stats
 import torch

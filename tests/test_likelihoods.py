@@ -1,7 +1,5 @@
 """Likelihoods, each against an independent computation."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from functools import partial

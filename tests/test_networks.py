@@ -1,7 +1,5 @@
 """Bodies of encoders and decoders: shapes, first weights, masks."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

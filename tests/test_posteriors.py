@@ -1,7 +1,5 @@
 """From a network's numbers to q(z|x)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

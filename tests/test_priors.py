@@ -1,7 +1,5 @@
 """Priors: the standard normal and its closed-form KL, and the flow that is learnt."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny import random_images, tiny_vae

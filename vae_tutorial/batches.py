@@ -1,7 +1,5 @@
 """Mini-batches: tuples of tensors, cut from data that stays in one piece on the device."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator

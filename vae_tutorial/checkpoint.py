@@ -1,7 +1,5 @@
 """Files that are whole or not there: atomic writing, and checkpoints that training resumes from."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

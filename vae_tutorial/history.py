@@ -1,7 +1,5 @@
 """What happened during training: one row per step, one per split and epoch."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

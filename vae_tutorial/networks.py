@@ -5,8 +5,6 @@ posterior or the likelihood behind it (its ``param_shape`` is the ``out_shape`` 
 without positive whole numbers is a ValueError, as is an input of another shape than ``in_shape``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -5,8 +5,6 @@ nats per image: **summed** over pixels and latent dimensions. ``"loss"`` comes f
 taken of its **mean** over the batch, so it does not change with the batch size.
 """
 
-from __future__ import annotations
-
 from math import log, prod
 
 import torch

@@ -1,7 +1,5 @@
 """Approximate posteriors q(z|x): from the numbers that a network gives to a distribution."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal

@@ -1,7 +1,5 @@
 """Priors p(z): what the latents are assumed to be before any image is seen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Progress bars, which the environment can switch off."""
 
-from __future__ import annotations
-
 import os
 
 from tqdm.auto import tqdm

@@ -1,7 +1,5 @@
 """One way to make a piece of code repeatable: a seed that is put back afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -6,8 +6,6 @@ checksum over all of it). The identity is what decides the result: the model's s
 the data and every setting. No pickle is ever read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import inspect

@@ -4,8 +4,6 @@ A schedule maps progress, from 0 (first step) to 1 (last step), to a value; it n
 image. Schedules are small frozen objects, so that a run's configuration can name them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import cos, pi
 

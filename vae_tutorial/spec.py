@@ -6,8 +6,6 @@ same for what is no part: functions, schedules, settings. Two things that could 
 never get the same identity; what cannot be told from another is refused.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

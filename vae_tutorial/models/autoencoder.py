@@ -1,7 +1,5 @@
 """The deterministic autoencoder: an image to a code, the code to an image."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -5,8 +5,6 @@ p(x|z) the likelihood, p(z) the prior. B is the batch, S the number of Monte Car
 latent dimension.
 """
 
-from __future__ import annotations
-
 from math import prod
 
 import torch

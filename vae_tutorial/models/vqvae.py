@@ -5,8 +5,6 @@ puts the nearest of K codebook vectors in its place; the decoder sees those alon
 grids of whole numbers is learnt afterwards.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Sequence
