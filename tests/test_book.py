@@ -21,11 +21,31 @@ from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer
 from vae_tutorial.spec import identify
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-contents, references, repository, runs = map(
-    import_module, ("contents", "references", "repository", "runs")
+contents, mending, references, repository, runs = map(
+    import_module, ("contents", "mending", "references", "repository", "runs")
 )
 PAGES = pages()
 every_page = pytest.mark.parametrize("page", PAGES)
+
+# ---------------------------------------------------------------- diagrams
+
+
+def test_diagrams_stand_in_the_page_and_other_drawings_stay_images(tmp_path):
+    drawing = (
+        '<svg viewBox="0 0 2 1"><title>Two</title><desc>A line.</desc><path stroke="{}"/></svg>'
+    )
+    (tmp_path / "one.svg").write_text(drawing.format("currentColor"))
+    (tmp_path / "two.svg").write_text(drawing.format("#123456"))
+    image = '<a href="{0}.svg"><img src="{0}.svg" alt="What {0} shows"/></a>'
+    page = f"<article>{image.format('one')}{image.format('two')}</article>"
+    html = BeautifulSoup(page, "html.parser")
+    mending.draw_diagrams(html, tmp_path)
+    assert [svg["aria-label"] for svg in html.select('article > svg[role="img"]')] == [
+        "What one shows"
+    ]
+    assert not html.select("svg title, svg desc")
+    assert [img["src"] for img in html.select("a > img")] == ["two.svg"]
+
 
 # ---------------------------------------------------------------- the table of runs
 
@@ -89,12 +109,12 @@ def test_the_row_of_a_run(cells):
 def test_runs_stand_under_their_data_sets():
     """In the book's order, then others as they come, then codes; each with how it was made."""
     measure = partial(evaluate, objective=code_loss)
-    found = [stored_run("cifar10-jpeg-codes/c", PIXELCNN, BITS, measure=measure)]
+    found = [stored_run("cifar10-codes/c", PIXELCNN, BITS, measure=measure)]
     for name in ("mixture/vae", "pinwheel/vae", "textures/vae", "mnist/vae"):
         found.append(stored_run(name, PLAIN, BOUND, prepare=binarize))
     lines = runs.tables(found)
     titles = [line.strip("*") for line in lines if line.startswith("**")]
-    codes = "Discrete codes of CIFAR-10 (JPEG copy)"
+    codes = "Discrete codes of CIFAR-10"
     assert titles == ["MNIST", "Textures", "mixture", "pinwheel", codes]
     where = "cpu, 1 threads | 2.15.0 | 3.11.7 |"  # one that draws nothing says nothing of it
     shown = {f"| 3 | 1 | {where}": 4, f"| 3 | {where}": 1, "Bernoulli, dynamic": 4, "Perplexity": 0}
@@ -243,6 +263,8 @@ def test_pages_say_what_they_are(page):
     alts = [img.get("alt", "").strip() for img in html.select("article img")]
     bare = [alt for alt in alts if alt in ("", "PLACEHOLDER") or "_images/" in alt]
     assert not bare, "no alternative text that says anything"
+    assert not html.select("article svg.vae-diagram:not([aria-label])")
+    assert "@title" not in html.get_text()  # a line for Colab alone
     hidden = ["colab-badge"]  # a picture from elsewhere
     if repository.repository_url(ROOT) == repository.PLACEHOLDER:
         hidden += ["OWNER", "colab.research.google.com"]

@@ -22,8 +22,8 @@ def dataset(examples=BYTES, labels=LABELS, **others) -> Dataset:
 
 def test_images_know_their_shape_and_other_examples_do_not_pass_for_images():
     greys = dataset(classes=("one",))
-    titles = [Dataset(name, *greys.splits).title for name in ("cifar10-jpeg", "ring")]
-    assert titles == ["CIFAR-10 (JPEG copy)", "ring"]  # a figure says that a copy is one
+    titles = [Dataset(name, *greys.splits).title for name in ("cifar10", "ring")]
+    assert titles == ["CIFAR-10", "ring"]
     assert str(greys) == "greys: 6 / 2 / 1 images (train / validation / test) of (1, 2, 2)"
     assert greys.example_shape == greys.image_shape == (1, 2, 2)
     assert torch.equal(greys.train.images, BYTES)
@@ -50,7 +50,7 @@ def test_a_source_is_one_entry_and_the_first_that_is_there_is_loaded(monkeypatch
     def missing(root):
         raise FileNotFoundError(root)
 
-    names = ("mnist", "fashion-mnist", "cifar10", "svhn", "cifar10-jpeg", "digits", "textures",
+    names = ("mnist", "fashion-mnist", "cifar10", "svhn", "digits", "textures",
              "gaussian", "gaussian-rotated", "mixture", "ring", "pinwheel")  # fmt: skip
     with pytest.raises(ValueError, match=f"{', '.join(names)} and folder:PATH"):
         data.load_first("minst", "digits")  # a wrong name is no missing file

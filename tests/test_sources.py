@@ -1,11 +1,8 @@
 """Where data come from: small files in the real formats, and the photographs of textures."""
 
 import gzip
-import io
-import itertools
 import pickle
 import struct
-import tarfile
 from unittest.mock import Mock
 
 import numpy as np
@@ -141,34 +138,38 @@ def test_no_data_and_download_says_what_to_do(tmp_path, download, name, place):
     with pytest.raises(FileNotFoundError, match=expected):
         data.load(name, root=tmp_path)
     assert download.called
-    with pytest.raises(FileNotFoundError, match=r'data.load\("cifar10"\)'):
-        data.load("cifar10-jpeg", tmp_path)
+
+
+def write_cifar10(root, classes=tuple("abcdefghij")):
+    """The python version: five batches and a test batch, rows of 3,072 bytes, pickled."""
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (24, 3072), dtype=np.uint8)
+    labels = rng.integers(0, len(classes), 24).tolist()
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    content = [{"data": rows[i : i + 4], "labels": labels[i : i + 4]} for i in range(0, 24, 4)]
+    for name, part in zip(names, [*content, {"label_names": list(classes)}], strict=True):
+        (folder / name).write_bytes(pickle.dumps(part))
+    return rows, labels
 
 
 def test_cifar10_in_its_real_format(tmp_path, monkeypatch):
-    """The python version: five batches and a test batch, rows of 3,072 bytes, pickled."""
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    rows = rng.integers(0, 256, (24, 3072), dtype=np.uint8)
-    labels = rng.integers(0, 10, 24).tolist()
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
-    content = [{"data": rows[i : i + 4], "labels": labels[i : i + 4]} for i in range(0, 24, 4)]
-    for name, part in zip(names, [*content, {"label_names": list("abcdefghij")}], strict=True):
-        (folder / name).write_bytes(pickle.dumps(part))
+    rows, labels = write_cifar10(tmp_path)
     monkeypatch.setattr("torchvision.datasets.utils.check_md5", Mock())  # of the real files
-    monkeypatch.setitem(sources.TORCHVISION, "cifar10", ("CIFAR10", folder.name, 2, (20, 4)))
+    monkeypatch.setitem(
+        sources.TORCHVISION, "cifar10", ("CIFAR10", CIFAR10.base_folder, 2, (20, 4))
+    )
     loaded = data.load("cifar10", tmp_path)
     assert sizes(loaded) == [18, 2, 4]
     assert loaded.image_shape == (3, 32, 32)
     assert loaded.classes == tuple("abcdefghij")
     # A row is 1,024 reds, then greens, then blues, each plane row by row.
-    assert np.array_equal(loaded.test.images.flatten(1), rows[20:])
     place = {row.tobytes(): i for i, row in enumerate(rows)}
     found = [[place[image.numpy().tobytes()] for image in s.images] for s in loaded.splits]
-    assert sorted(itertools.chain(*found)) == list(range(24))
-    for split, places in zip(loaded.splits, found, strict=True):
-        assert places == sorted(places)  # in the order of the files, each with its own label
+    assert sorted([*found[0], *found[1]]) == list(range(20))
+    assert sorted(found[2]) == list(range(20, 24))
+    for split, places in zip(loaded.splits, found, strict=True):  # each with its own label
         assert split.labels.tolist() == [labels[i] for i in places]
 
 
@@ -187,28 +188,36 @@ def test_svhn_in_its_real_format(tmp_path, monkeypatch):
     assert loaded.classes == tuple("0123456789")
 
 
-def test_the_jpeg_copy_is_the_same_from_its_folder_and_its_archive(tmp_path):
-    files = {}
-    for part, i in [*(("train", i) for i in range(20)), *(("test", i) for i in range(4))]:
-        buffer = io.BytesIO()
-        Image.new("RGB", (32, 32), (0, 12 * i, 200)).save(buffer, "JPEG", quality=95)
-        files[f"{part}/{'cat' if i % 2 else 'bird'}/{i:04d}.jpg"] = buffer.getvalue()
-    (tmp_path / "two").mkdir()
-    with tarfile.open(tmp_path / "two" / "cifar10-jpeg.tar.xz", "w:xz") as tar:
-        for name, content in reversed(files.items()):  # its order does not matter
-            path = tmp_path / "one" / "cifar10-jpeg" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    one, two = (data.load("cifar10-jpeg", tmp_path / folder) for folder in ("one", "two"))
+def test_cifar10_is_the_same_from_torchvisions_files_and_from_class_folders(tmp_path, monkeypatch):
+    """Whatever the order of a mirror's files: the same bytes in the same places."""
+    monkeypatch.setattr("torchvision.datasets.utils.check_md5", Mock())  # of the real files
+    monkeypatch.setitem(
+        sources.TORCHVISION, "cifar10", ("CIFAR10", CIFAR10.base_folder, 2, (20, 4))
+    )
+    images, labels = write_cifar10(tmp_path / "one", classes=("bird", "cat"))
+    for i, number in enumerate(np.random.default_rng(1).permutation(24)):
+        place = (
+            tmp_path
+            / "two"
+            / "cifar10"
+            / ("train" if i < 20 else "test")
+            / ("bird", "cat")[labels[i]]
+        )
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i].reshape(3, 32, 32).transpose(1, 2, 0)).save(
+            place / f"{number:05}.png"
+        )
+    one, two = (data.load("cifar10", tmp_path / folder) for folder in ("one", "two"))
     assert one.sha256 == two.sha256
-    assert (one.name, one.classes) == ("cifar10-jpeg", ("bird", "cat"))
-    assert sizes(one) == [18, 2, 4]
-    assert one.test.labels.tolist() == [0, 0, 1, 1]  # by class, then by name
-    greens = one.test.images[:, 1].float().mean((1, 2))
-    assert torch.allclose(greens, torch.tensor([0.0, 24.0, 12.0, 36.0]), atol=3)
+    assert sizes(one) == sizes(two) == [18, 2, 4]
+    assert one.classes == two.classes == ("bird", "cat")
+    # Sorted by their bytes, and then drawn: no split begins with the darkest corners.
+    assert one.test.images.flatten(1).tolist() != sorted(images[20:].tolist())
+    assert sorted(one.test.images.flatten(1).tolist()) == sorted(images[20:].tolist())
+    (tmp_path / "two" / "cifar10" / "test" / "cat" / "99999.png").touch()
+    data._load.cache_clear()
+    with pytest.raises(ValueError, match="half unpacked"):
+        data.load("cifar10", tmp_path / "two")
 
 
 def write_images(folder, n=12, size=(9, 7), seed=0, cut=None) -> None:

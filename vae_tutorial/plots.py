@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from torch import Tensor
 
+from vae_tutorial.diagrams import Diagram as diagram  # noqa: F401 (chapters find it here)
 from vae_tutorial.style import (  # noqa: F401 (chapters find all of these here)
     ACCENT,
     DIVERGING,

@@ -89,6 +89,12 @@ def unnamed(known: list[str], pages: str) -> list[str]:
     return [module for module in known if module not in named]
 
 
+def without_form_lines(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Colab folds a solution by a comment on its first line; on the page it says nothing."""
+    source[0] = re.sub(r'"# @title [^\n]*\\n",\s*', "", source[0])
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", without_form_lines)
     app.add_directive("chapters", Chapters)
     app.add_directive("modules", Modules)

@@ -87,6 +87,22 @@ def mend_head(soup: BeautifulSoup) -> None:
             soup.head.append(soup.new_tag("meta", attrs={key: value, "content": description}))
 
 
+def draw_diagrams(soup: BeautifulSoup, folder: Path) -> None:
+    """Diagrams stand in the page itself: only there do they take the colour of the text.
+
+    An SVG is a diagram if it draws in ``currentColor``; it is read by its image's alternative text.
+    """
+    for image in soup.select('article img[src$=".svg"]'):
+        path = folder / image["src"]
+        drawing = path.is_file() and path.read_text(encoding="utf-8")
+        if drawing and "currentColor" in drawing:
+            svg = BeautifulSoup(drawing, "html.parser").svg
+            for unread in svg.find_all(["title", "desc"]):
+                unread.decompose()  # a tooltip everywhere, and the image's text says it
+            svg.attrs |= {"role": "img", "aria-label": image["alt"], "class": "vae-diagram"}
+            (image.parent if image.parent.name == "a" else image).replace_with(svg)
+
+
 def first_words(soup: BeautifulSoup) -> str:
     """How the page's prose begins, up to its first formula, in about 200 characters."""
     prose = soup.select("article p:not(:is(table, nav, details, figure) p)")
@@ -106,6 +122,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         elif page.parts[0] not in {"_static", "_sources", "mathjax"}:
             soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
             mend(soup)
+            draw_diagrams(soup, path.parent)
             path.write_text(str(soup), encoding="utf-8")
 
 

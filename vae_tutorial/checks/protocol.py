@@ -30,14 +30,13 @@ def exercise(name: str, praise: str) -> Callable:
 def check(name: str, answer: object) -> bool:
     """Print what is to be said to an answer, and return whether it is right.
 
-    An answer is a number, a tensor or a function; ``...`` or ``None`` where there is none yet. None
-    raises an error, so a notebook with open exercises still runs from top to bottom. An exercise
-    that does not exist is a ValueError.
+    An answer is a number, a tensor or a function. ``...`` or ``None``, where there is none yet, says
+    nothing. No answer raises an error, so a notebook with open exercises still runs from top to
+    bottom. An exercise that does not exist is a ValueError.
     """
     if name not in CHECKS:
         raise ValueError(f"there is no exercise {name!r}; known are {', '.join(sorted(CHECKS))}")
     if answer is None or answer is ...:
-        print(f"{name}: not answered yet. Put your answer in place of the three dots.")
         return False
     function, praise = CHECKS[name]
     try:

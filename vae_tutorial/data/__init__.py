@@ -19,7 +19,7 @@ from vae_tutorial.data.sources import Dataset, Split
 # A new source is one entry: what it is called, and what makes a data set of the data's folder.
 LOADERS: dict[str, Callable[[Path], Dataset]] = {
     **{name: partial(sources.load_torchvision, name) for name in sources.TORCHVISION},
-    "cifar10-jpeg": sources.load_jpeg_copy,
+    "cifar10": sources.load_cifar10,
     "digits": lambda root: sources.load_digits(),
     "textures": lambda root: sources.load_textures(),
     **{name: lambda root, name=name: toy.load(name) for name in toy.NAMES},
@@ -33,9 +33,8 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
       (45,000 / 5,000 / 10,000 of 3x32x32) and ``"svhn"`` (68,257 / 5,000 / 26,032 of 3x32x32):
       torchvision downloads them at the first use. The validation images are drawn from the
       training images under a fixed seed; the test images are the original ones.
-    - ``"cifar10-jpeg"``: a copy of CIFAR-10 re-encoded as JPEG, so smoother: files
-      ``{train,test}/CLASS/*.jpg`` in the folder ``cifar10-jpeg`` or the archive
-      ``cifar10-jpeg.tar.xz``. Not for download. A number measured on it is no CIFAR-10 number.
+      CIFAR-10 may also lie in class folders, ``cifar10/{train,test}/CLASS/*.png``, as many
+      mirrors have it; either way its images come in the same order, one of the book's own.
     - ``"folder:PATH"``: your own images, all of one size, in 80 / 10 / 10 per cent. Subfolders,
       where there are any, are the classes.
 

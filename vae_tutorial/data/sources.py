@@ -1,8 +1,6 @@
 """Where data come from: one loader for each source, each to a :class:`Dataset`."""
 
 import hashlib
-import io
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +17,7 @@ TORCHVISION = {
     "svhn": ("SVHN", "*_32x32.mat", 5000, (73_257, 26_032)),
 }
 _TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
-           "svhn": "SVHN", "cifar10-jpeg": "CIFAR-10 (JPEG copy)"}  # fmt: skip
+           "svhn": "SVHN"}  # fmt: skip
 _IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 
 
@@ -109,9 +107,15 @@ def _divide(split: Split, *sizes: int, in_order: bool = False) -> list[Split]:
 
 def load_torchvision(name: str, root: Path) -> Dataset:
     """MNIST, Fashion-MNIST, CIFAR-10 or SVHN, downloaded where they are not on disk."""
+    train, test, classes = _from_torchvision(name, root)
+    return Dataset(name, *_divide(train, TORCHVISION[name][2], in_order=True), test, classes)
+
+
+def _from_torchvision(name: str, root: Path) -> tuple[Split, Split, tuple[str, ...]]:
+    """Training and test images in the order of the files, and the classes."""
     import torchvision
 
-    class_name, place, n_validation, sizes = TORCHVISION[name]
+    class_name, place, _, sizes = TORCHVISION[name]
     source = getattr(torchvision.datasets, class_name)
     damage = f"the files of {name} in {root / place} are damaged or half downloaded"
     advice = "Delete them and load again to download afresh; nothing was changed."
@@ -129,7 +133,7 @@ def load_torchvision(name: str, root: Path) -> Dataset:
         if not len(splits[-1]) == len(splits[-1].labels) == size:
             raise ValueError(f"{damage} (wrong number of images). {advice}")
     classes = tuple(str(c).split(" - ")[0] for c in getattr(found, "classes", "0123456789"))
-    return Dataset(name, *_divide(splits[0], n_validation, in_order=True), splits[1], classes)
+    return *splits, classes
 
 
 def _as_split(found) -> Split:
@@ -155,35 +159,43 @@ def _download(source, name: str, root: Path, place: str, which: dict):
         ) from error
 
 
-def load_jpeg_copy(root: Path) -> Dataset:
-    """The JPEG copy of CIFAR-10, from its folder or straight from its archive."""
-    folder, archive = root / "cifar10-jpeg", root / "cifar10-jpeg.tar.xz"
-    found = []  # (part, class, name), the file's bytes
-    if folder.is_dir():
-        found = [(path.parts[-3:], path.read_bytes()) for path in folder.glob("*/*/*.jpg")]
-    elif archive.is_file():
-        with tarfile.open(archive) as tar:
-            pictures = (member for member in tar if member.name.endswith(".jpg"))
-            found = [(Path(m.name).parts[-3:], tar.extractfile(m).read()) for m in pictures]
-    train, test = (sorted(f for f in found if f[0][0] == part) for part in ("train", "test"))
-    if not (train and test):
-        raise FileNotFoundError(
-            f"{root} has no JPEG copy of CIFAR-10, cifar10-jpeg/train/CLASS/*.jpg or "
-            "cifar10-jpeg.tar.xz, and it is not for download. Name a folder that has it in "
-            'VAE_TUTORIAL_DATA, or use data.load("cifar10"), which torchvision downloads.'
-        )
-    classes = tuple(sorted({name[1] for name, _ in train}))
+def load_cifar10(root: Path) -> Dataset:
+    """CIFAR-10 from torchvision's files, or from ``cifar10/{train,test}/CLASS/*.png``.
 
-    def decode(files: list) -> Split:
-        images = np.stack([_decode(io.BytesIO(content), "RGB") for _, content in files])
-        labels = torch.tensor([classes.index(name[1]) for name, _ in files])
-        return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
-
-    parts = _divide(decode(train), len(train) // 10, in_order=True)
-    return Dataset("cifar10-jpeg", *parts, decode(test), classes)
+    Mirrors give the same images in other orders. So they are sorted by their bytes, then drawn:
+    every reader has the same training, validation and test images, in the same places.
+    """
+    name, folder = "cifar10", root / "cifar10"
+    if (root / TORCHVISION[name][1]).is_dir() or not folder.is_dir():
+        train, test, classes = _from_torchvision(name, root)
+    else:
+        files = {part: sorted((folder / part).glob("*/*.png")) for part in ("train", "test")}
+        classes = tuple(sorted({path.parent.name for path in files["train"]}))
+        for (part, paths), size in zip(files.items(), TORCHVISION[name][3], strict=True):
+            if len(paths) != size:
+                raise ValueError(
+                    f"{folder / part} holds {len(paths):,} images (CLASS/*.png), not {size:,}: it is "
+                    "half unpacked. Unpack it again, or remove it and torchvision downloads CIFAR-10."
+                )
+        train, test = (_from_class_folders(paths, classes) for paths in files.values())
+    (test,) = _divide(_by_bytes(test))
+    return Dataset(name, *_divide(_by_bytes(train), TORCHVISION[name][2]), test, classes)
 
 
-def _decode(file: Path | io.BytesIO, mode: str | None = None) -> np.ndarray:
+def _from_class_folders(paths: list[Path], classes: tuple[str, ...]) -> Split:
+    images = torch.from_numpy(np.stack([_decode(path, "RGB") for path in paths]))
+    labels = torch.tensor([classes.index(path.parent.name) for path in paths])
+    return Split(images.permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _by_bytes(split: Split) -> Split:
+    """The same examples, smallest bytes first."""
+    rows = split.examples.flatten(1).numpy()
+    order = torch.tensor(sorted(range(len(split)), key=lambda i: rows[i].tobytes()))
+    return Split(split.examples[order], split.labels[order])
+
+
+def _decode(file: Path, mode: str | None = None) -> np.ndarray:
     """A picture's bytes (H, W) or (H, W, 3), in a mode or else in its own."""
     from PIL import Image
 
