@@ -135,7 +135,7 @@ def loss_curves(
             if len(part):
                 ax.plot(part.epoch, part[term], line, color=colour, label=split, lw=2)
         ax.set(title=titles.get(term, term), xlabel="epoch")
-    axes[0].set_ylabel("nats an image")
+    axes[0].set_ylabel("nats per image")
     axes[0].legend()
     return fig
 
