@@ -127,9 +127,17 @@ def test_notebook_is_fit_for_the_book(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     assert any("colab-badge" in cell["metadata"].get("tags", []) for cell in cells)
     for cell in cells:
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
-            alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
-            assert len(alt) >= 20, "a picture without alternative text: " + "".join(cell["source"])
+        pictures = [
+            kind
+            for output in cell.get("outputs", [])
+            for kind in output.get("data", {})
+            if kind.startswith("image/")
+        ]
+        if pictures:
+            shown, source = cell["metadata"].get("mystnb", {}), "".join(cell["source"])
+            assert len(shown.get("image", {}).get("alt", "")) >= 20, f"no text instead of: {source}"
+            assert len(shown.get("figure", {}).get("caption", "")) >= 20, f"no caption: {source}"
+            assert len(pictures) == 1, f"two pictures under one caption: {source}"
 
 
 def test_readme_lists_the_chapters():

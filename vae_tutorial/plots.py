@@ -305,7 +305,7 @@ def pipeline(
     """
     fig = figure(width, width * 0.155 * len(rows) + 0.75)
     axes = fig.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 2.6, 1, 1))
-    titles = ("image", "sample of $q(z\\mid x)$, one bar a latent", "mean", "std. deviation")
+    titles = ("image", "sample of $q(z\\mid x)$, one bar per latent", "mean", "std. deviation")
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=11)
     rows = {name: {key: numbers(value) for key, value in row.items()} for name, row in rows.items()}
@@ -322,7 +322,7 @@ def pipeline(
         shown = show_image(std, row["std"].mean(0), cmap=SEQUENTIAL, vmax=largest_std)
     axes[-1, 1].set_xlabel("whiskers: mean and one standard deviation of $q$", fontsize=10.5)
     style = {"shrink": min(1.0, 2.6 / len(rows)), "aspect": 14, "extend": "max"}
-    fig.colorbar(shown, ax=axes[:, 3], label="of a pixel, in greys from 0 to 1", **style)
+    fig.colorbar(shown, ax=axes[:, 3], label="of each pixel, in grey levels from 0 to 1", **style)
     return fig
 
 
