@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 from tiny import random_images, tiny_autoencoder, tiny_vae
 from torch import nn
-from torch.distributions import MultivariateNormal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae_tutorial import elbo, evaluate, reconstruction_error
 from vae_tutorial.data import Split
@@ -103,6 +103,37 @@ def test_importance_weighted_bound_of_one_image_by_hand():
     np.testing.assert_allclose(ours, logsumexp(weights, 0, b=1 / 6), rtol=1e-6)
     with pytest.raises(ValueError, match="samples"):
         importance_weighted_bound(vae, x, samples=0)
+
+
+class Line(nn.Module):
+    """x = z + noise, in one dimension, with a posterior that is 1.3 times too wide."""
+
+    def __init__(self, noise=0.5):
+        super().__init__()
+        self.noise = nn.Parameter(torch.tensor(noise))
+
+    def prior(self):
+        return Independent(Normal(torch.zeros(1), 1.0), 1)
+
+    def encoder(self, x):
+        variance = self.noise**2 / (1 + self.noise**2)
+        return Independent(Normal(x.flatten(1) / (1 + self.noise**2), 1.3 * variance.sqrt()), 1)
+
+    def decoder(self, z):
+        return Independent(Normal(z[..., None, None], self.noise), 3)
+
+
+def test_importance_weighted_bound_rises_to_the_exact_likelihood():
+    x = torch.full((20_000, 1, 1, 1), 0.7)
+    truth = Normal(0.0, math.sqrt(1.25)).log_prob(torch.tensor(0.7, dtype=torch.float64))
+    counts, variance = (1, 3, 10, 30), 1.69 / math.sqrt(2 * 1.69 - 1) - 1  # of the weights
+    missing = [truth - importance_weighted_bound(Line(), x, samples=s) for s in counts]
+    means = [float(m.mean()) for m in missing]
+    assert means == sorted(means, reverse=True)
+    assert means[0] == pytest.approx((1.69 - 1 - math.log(1.69)) / 2, rel=0.05)  # KL(q || p(z|x))
+    errors = [float(m.std()) / math.sqrt(len(x)) for m in missing]
+    for s, mean, error in list(zip(counts, means, errors, strict=True))[2:]:
+        assert mean == pytest.approx(variance / (2 * s), abs=4 * error)
 
 
 def test_latent_usage_against_numpy():

@@ -6,7 +6,7 @@ import torch
 from torch.autograd.functional import jacobian
 from torch.distributions import ComposeTransform, TransformedDistribution
 
-from vae_tutorial.flows import AutoregressiveTransform
+from vae_tutorial.flows import AutoregressiveTransform, Reverse
 from vae_tutorial.networks import MADE
 from vae_tutorial.priors import StandardNormal
 from vae_tutorial.randomness import seeded
@@ -99,3 +99,18 @@ def test_it_composes_as_torchs_transforms_do():
     asked.clear()
     both(both.inv(z))
     assert not asked  # both directions were kept
+
+
+def test_reversed_order_is_a_flow_between_flows():
+    reverse, z = Reverse(), noise(4, D)
+    assert torch.equal(reverse(z), z[:, torch.arange(D - 1, -1, -1)])
+    assert torch.equal(reverse.inv(reverse(z)), z)
+    assert torch.equal(reverse.log_abs_det_jacobian(z, reverse(z)), torch.zeros(4).double())
+    cached = reverse.with_cache()
+    assert cached.inv(cached(z)) is z
+    # After it the first dimension may depend on all others, and the last on none: a full Jacobian.
+    both = ComposeTransform([drawn()[0], reverse, drawn()[0]])
+    full = jacobian(both, z[0])
+    assert full.abs().min() > 0
+    found = both.log_abs_det_jacobian(z, both(z))[0]
+    torch.testing.assert_close(torch.linalg.slogdet(full)[1], found)

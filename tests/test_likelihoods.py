@@ -14,7 +14,13 @@ from torch.autograd import gradcheck
 
 import vae_tutorial as vt
 from vae_tutorial import likelihoods
-from vae_tutorial.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian
+from vae_tutorial.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedGaussian,
+    DiscretizedLogistic,
+    Gaussian,
+)
 from vae_tutorial.schedules import LinearWarmUp, OneCycle
 
 PIXEL, SHAPE = (1, 1, 1), (1, 4, 4)
@@ -26,6 +32,7 @@ KINDS = [
     ContinuousBernoulli,
     DiscretizedLogistic,
     partial(DiscretizedLogistic, noise="homoscedastic"),
+    *(partial(DiscretizedGaussian, noise=noise) for noise in NOISES),
     partial(Gaussian, scale=0.2),
     *(partial(Gaussian, noise=noise) for noise in NOISES),
 ]
@@ -59,7 +66,7 @@ def test_finite_at_extremes(kind):
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [(kind, value) for kind in KINDS[:5] for value in (-0.5, 1.5, 200.0)]
+    [(kind, value) for kind in KINDS[:8] for value in (-0.5, 1.5, 200.0)]
     + [(kind, math.nan) for kind in KINDS]
     + [(Bernoulli, 0.5)],
 )
@@ -182,6 +189,9 @@ def test_an_unbounded_continuous_bernoulli_pays_for_black_without_end():
     paid = [float(free(torch.full(PIXEL, v)).log_prob(black)) for v in (-1e2, -1e4, -1e6)]
     assert np.diff(paid) == pytest.approx(np.log([100, 100]), rel=1e-3)
     assert float(bound(torch.full(PIXEL, -1e6)).log_prob(black)) < math.log(10.01)
+    # The mean of the blackest pixel is the bound's reciprocal: 0.1, and 0.01 by default.
+    means = [float(p(torch.full(PIXEL, -1e6)).mean) for p in (bound, ContinuousBernoulli(PIXEL))]
+    assert means == pytest.approx([0.1, 0.01], abs=1e-4)
 
 
 # ------------------------------------------------------------------------- discretized logistic
@@ -226,6 +236,63 @@ def test_moments_of_a_discretized_logistic_in_float32(scale):
     mean = bins @ levels
     np.testing.assert_allclose(p.mean, mean, atol=2e-6)
     np.testing.assert_allclose(p.variance, (bins * (levels - mean[:, None]) ** 2).sum(1), rtol=1e-3)
+
+
+# ------------------------------------------------------------------------ discretized Gaussian
+
+
+def gaussian_bins(mean, scale) -> np.ndarray:
+    """The probabilities of the 256 levels, in float64; each bin from the tail that is nearer."""
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 255, [np.inf]])
+    normal = scipy.stats.norm(mean, scale)
+    return np.where(edges[1:] < mean, np.diff(normal.cdf(edges)), -np.diff(normal.sf(edges)))
+
+
+@pytest.mark.parametrize("logit", [0, 2, -6, 100, -100])
+@pytest.mark.parametrize("scale", [0.001, 0.01, 0.3, 1])
+def test_discretized_gaussian_is_scipys_normal_over_bins(logit, scale):
+    likelihood = DiscretizedGaussian(PIXEL, scale=scale, smallest_scale=1e-3)
+    p = likelihood(torch.tensor(float(logit)).double().reshape(PIXEL))
+    expected = gaussian_bins(1 / (1 + math.exp(-logit)), scale)
+    found = p.log_prob(GREYS.reshape(256, 1, 1, 1))
+    assert found.isfinite().all()
+    np.testing.assert_allclose(found.exp(), expected, rtol=1e-7, atol=1e-14)
+    mean = float((expected * GREYS.numpy()).sum())
+    variance = float((expected * (GREYS.numpy() - mean) ** 2).sum())
+    assert (float(p.mean), float(p.variance)) == pytest.approx((mean, variance), abs=1e-7)
+    single = likelihood(torch.full(PIXEL, float(logit))).log_prob(
+        GREYS.float().reshape(-1, 1, 1, 1)
+    )
+    np.testing.assert_allclose(single, found, rtol=2e-4, atol=2e-3)
+    torch.manual_seed(0)
+    x = p.sample((50_000,)).flatten()
+    torch.testing.assert_close(x * 255, (x * 255).round())
+    assert float(x.mean()) == pytest.approx(mean, abs=5 * variance**0.5 / 223 + 1e-9)
+
+
+def test_discretized_gaussian_has_a_gradient_everywhere_and_the_gaussians_parameters():
+    likelihood, x = DiscretizedGaussian((1, 1, 3), noise="pixelwise"), GREYS[[0, 128, 255]]
+    raw = torch.tensor([[[-2.0, 0.1, 3.0], [-3.0, 0.5, -6.0]]]).double().reshape(2, 1, 3)
+    assert gradcheck(lambda v: likelihood(v).log_prob(x.reshape(1, 1, 3)), raw.requires_grad_())
+    smooth = Gaussian(SHAPE, noise="imagewise")
+    assert DiscretizedGaussian(SHAPE, noise="imagewise").param_shape == smooth.param_shape
+    DiscretizedGaussian(SHAPE).load_state_dict(Gaussian(SHAPE).state_dict())
+
+
+@pytest.mark.parametrize("scale", [0.005, 0.02, 0.2])
+def test_dequantized_densities_lie_below_the_probability_of_the_level(scale):
+    """Theis et al. (2016): E_u[log p(x + u)] + log(width) <= log P(x), by Jensen's inequality."""
+    levels, edge = np.arange(1, 255) / 255, 1 / 510
+    normal = scipy.stats.norm(0.4, scale)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    u = levels[:, None] + edge * nodes
+    below = (normal.logpdf(u) * weights / 2).sum(1) + math.log(1 / 255)
+    p = DiscretizedGaussian(PIXEL, scale=scale, smallest_scale=1e-3)
+    logit = torch.tensor(math.log(0.4 / 0.6)).double().reshape(PIXEL)
+    exact = p(logit).log_prob(torch.from_numpy(levels).reshape(-1, 1, 1, 1)).numpy()
+    assert (below < exact).all()
+    near = abs(levels - 0.4) < 2 * scale  # not in the tails, where the density falls steeply
+    assert (below > exact - (edge / scale) ** 2)[near].all()
 
 
 # ------------------------------------------------------------------------------------ Gaussian

@@ -24,10 +24,48 @@ def test_mlp_is_the_matrix_product():
 def test_shapes_there_and_back(shape, channels):
     """Odd sizes too, and from lists, which is what a file keeps of a tuple."""
     x, z = torch.zeros(3, *shape), torch.zeros(3, 4)
-    for encoder in (n.ConvEncoder(shape, [4], channels, 5), n.MLP(shape, 4, [5], nn.SiLU)):
+    for encoder in (n.ConvEncoder(shape, [4], channels, 5), n.MLP(shape, 4, [5], nn.SiLU),
+                    n.ResidualEncoder(shape, [4], channels, 1, 2)):  # fmt: skip
         assert encoder(x).shape == z.shape
-    for decoder in (n.ConvDecoder([4], shape, channels[::-1], 5), n.MLP(4, shape, [])):
+    for decoder in (n.ConvDecoder([4], shape, channels[::-1], 5), n.MLP(4, shape, []),
+                    n.ResidualDecoder([4], shape, channels[::-1], 1, 2)):  # fmt: skip
         assert decoder(z).shape == x.shape
+
+
+def test_a_residual_block_corrects_its_input():
+    torch.manual_seed(0)
+    block, x = n.ResidualBlock(3, nn.Tanh), torch.randn(2, 3, 5, 4)
+    assert torch.equal(block(x), x)  # at the start
+    (w1, b1), (w2, b2) = [(m.weight, m.bias) for m in block.layers if isinstance(m, nn.Conv2d)]
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    inner = nn.functional.conv2d(x.tanh(), w1, b1, padding=1)
+    expected = x + nn.functional.conv2d(inner.tanh(), w2, b2, padding=1)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_residual_networks_have_the_blocks_asked_for_and_end_in_float32():
+    torch.manual_seed(0)
+    encoder = n.ResidualEncoder((1, 28, 28), 8, (4, 6), blocks=2, narrow=3)
+    decoder = n.ResidualDecoder(4, (1, 28, 28), (6, 4), blocks=2, narrow=3)
+    for network, x in ((encoder, torch.rand(5, 1, 28, 28)), (decoder, torch.randn(5, 4))):
+        assert sum(isinstance(m, n.ResidualBlock) for m in network.modules()) == 4
+        exact = network(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network(x)
+        assert rounded.dtype == torch.float32
+        assert 0 < (rounded - exact).abs().max() < 0.2 * exact.abs().max()
+
+
+def test_convolutional_networks_can_start_as_torch_does():
+    torch.manual_seed(0)
+    for he_start, low, high in ((True, 0.03, 1), (False, 0, 0.02)):
+        encoder = n.ConvEncoder((1, 28, 28), 16, (16, 32, 32), 64, nn.SiLU, he_start)
+        decoder = n.ConvDecoder(16, (1, 28, 28), (32, 32, 16), 64, nn.SiLU, he_start)
+        for network, x in ((encoder, torch.rand(99, 1, 28, 28)), (decoder, torch.randn(99, 16))):
+            kinds = {type(m) for m in network.modules() if hasattr(m, "weight")}
+            assert all(kind.__name__.startswith("He") == he_start for kind in kinds)
+            assert low <= float(network(x).std(0).mean().detach()) < high
 
 
 def test_first_weights_are_hes():
@@ -37,6 +75,7 @@ def test_first_weights_are_hes():
         (n.HeConv2d(20, 50, 4, stride=2), 20 * 16),
         (n.HeConvTranspose2d(20, 50, 4, stride=2), 20 * 16 / 4),
         (n.HeConvTranspose2d(1, 900, 1, stride=2), 1),
+        (n.MLP(200, 300, (), linear=n.HeLinear).layers[0], 200),
     ):
         assert float(drawn.weight.detach().std()) == pytest.approx(math.sqrt(2 / inputs), rel=0.04)
         assert not drawn.bias.any()
@@ -89,6 +128,10 @@ def test_device_of():
         (lambda: n.ConvDecoder(4, (1, 8, 8), channels=()), "channels"),
         (lambda: n.ConvDecoder(2, (8, 8)), r"\(C, H, W\)"),
         (lambda: n.ConvDecoder(2, (1, 8, 8))(torch.zeros(5, 3)), r"\(5, 3\)"),
+        (lambda: n.ResidualEncoder((1, 3, 8), 4), "4 pixels"),
+        (lambda: n.ResidualEncoder((1, 8, 8), 4)(torch.zeros(2, 1, 8, 9)), r"\(2, 1, 8, 9\)"),
+        (lambda: n.ResidualDecoder(4, (1, 8, 8), channels=()), "channels"),
+        (lambda: n.ResidualDecoder(2, (1, 8, 8))(torch.zeros(5, 3)), r"\(5, 3\)"),
         (lambda: n.MADE(0), "latent_dim"),
     ],
 )

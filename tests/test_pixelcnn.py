@@ -113,6 +113,57 @@ def test_the_sum_over_places_is_exact_under_autocast():
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
 
 
+def classy(dropout=0.0) -> GatedPixelCNN:
+    """A model of 2x2 grids of three symbols in three classes that differ."""
+    with seeded(0):
+        model = GatedPixelCNN(
+            3, (2, 2), channels=6, layers=3, hidden=8, classes=3, dropout=dropout
+        ).double()
+        for parameter in model.requires_grad_(False).parameters():
+            parameter.mul_(2.5)
+        for layer in model.layers:
+            layer.shift.weight.normal_()
+    return model
+
+
+def test_classes_start_alike_and_then_have_a_distribution_each():
+    codes, labels = torch.randint(0, 4, (6, 5, 6)), torch.tensor([0, 1, 2, 0, 1, 2])
+    with seeded(0):
+        start = GatedPixelCNN(4, (5, 6), channels=6, layers=4, hidden=8, classes=3).double()
+    assert torch.equal(start(labels).log_prob(codes), start(labels.flip(0)).log_prob(codes))
+    model, every = classy(), sharp()[1]
+    found = [model(torch.full((81,), c)).log_prob(every).exp() for c in range(3)]
+    assert [float(p.sum()) for p in found] == pytest.approx([1, 1, 1])
+    assert min(float((found[i] - found[j]).abs().sum()) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.1
+    drawn = model.sample(20_000, labels=torch.full((20_000,), 1), seed=0)
+    share = torch.bincount(drawn.flatten(1) @ torch.tensor([27, 9, 3, 1]), minlength=81) / 20_000
+    assert float((share - found[1]).abs().sum()) < 0.08
+    # One distribution for each label, as torch's own.
+    prior = model(torch.tensor([2, 0]))
+    assert (prior.batch_shape, prior.event_shape) == ((2,), (2, 2))
+    assert prior.sample((5,)).shape == (5, 2, 2, 2)
+    both = prior.log_prob(every[:, None].expand(81, 2, 2, 2)).exp()
+    torch.testing.assert_close(both, torch.stack([found[2], found[0]], 1))
+
+
+def test_the_loss_knows_the_classes():
+    model, every = classy(), sharp()[1]
+    labels = torch.arange(81) % 3
+    nats = -float(model(labels).log_prob(every).mean())
+    found = evaluate(model, code_loss, (every, labels), batch_size=10)
+    assert found["nats"] == pytest.approx(nats)
+    for wrong in ((model, every), (tiny(grid=(2, 2)), every, labels)):
+        with pytest.raises(ValueError, match="labels"):
+            code_loss(*wrong)
+
+
+def test_dropout_is_for_training_alone():
+    model, codes, labels = classy(0.5), torch.zeros(4, 2, 2).long(), torch.zeros(4).long()
+    plain = classy()(labels).log_prob(codes)
+    assert not torch.allclose(model.train()(labels).log_prob(codes), plain)
+    torch.testing.assert_close(model.eval()(labels).log_prob(codes), plain)
+
+
 def test_a_gradient_reaches_every_weight():
     model = tiny()
     code_loss(model, torch.randint(0, 4, (6, 5, 6)))["loss"].sum().backward()

@@ -1,13 +1,22 @@
 """Priors: the standard normal and its closed-form KL, and the flow that is learnt."""
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from tiny import random_images, tiny_vae
+from torch.autograd.functional import jacobian
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from vae_tutorial import VAE, elbo, objectives
 from vae_tutorial.posteriors import FullCovarianceGaussian, MeanFieldGaussian
-from vae_tutorial.priors import AutoregressiveFlow, StandardNormal
+from vae_tutorial.priors import (
+    AutoregressiveFlow,
+    MixtureOfGaussians,
+    StackedFlow,
+    StandardNormal,
+    VampPrior,
+)
 from vae_tutorial.randomness import seeded
 
 
@@ -101,3 +110,79 @@ def test_misuse_is_named(family, latent_dim):
         family(latent_dim)
     with pytest.raises(ValueError, match="log_scale_bound"):
         AutoregressiveFlow(2, log_scale_bound=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_stack_of_flows_has_the_density_of_its_jacobian(count):
+    prior = StackedFlow([drawn_flow(4, [16]) for _ in range(count)]).double()
+    p, (flow, *more) = prior(), prior.flows
+    with seeded(1):
+        epsilon = torch.randn(6, 4).double()
+
+    def by_hand(noise):
+        """The first flow meets the noise; before each further one the order is reversed."""
+        z = flow.from_noise(noise)
+        for further in more:
+            z = further.from_noise(z.flip(-1))
+        return z
+
+    z = by_hand(epsilon)
+    volumes = torch.linalg.slogdet(torch.stack([jacobian(by_hand, one) for one in epsilon]))[1]
+    expected = scipy.stats.norm.logpdf(epsilon).sum(1) - volumes.detach().numpy()
+    np.testing.assert_allclose(p.log_prob(z).detach(), expected, rtol=1e-6)
+    with seeded(2):
+        drawn = p.sample((3,))
+    with seeded(2):
+        torch.testing.assert_close(drawn, by_hand(p.base_dist.sample((3,))).detach())
+
+
+def test_a_stack_integrates_to_one_and_needs_flows_of_one_size():
+    with seeded(0):
+        prior = StackedFlow([drawn_flow(2, [8]).float() for _ in range(2)])
+    axis = torch.linspace(-25, 25, 1001)
+    with torch.no_grad():
+        density = prior().log_prob(torch.cartesian_prod(axis, axis)).exp()
+    assert float(density.sum()) * 0.05**2 == pytest.approx(1, abs=0.01)
+    for flows in ([], [AutoregressiveFlow(2, (4,)), AutoregressiveFlow(3, (4,))]):
+        with pytest.raises(ValueError, match="latent_dim"):
+            StackedFlow(flows)
+
+
+def test_a_mixture_is_scipys_and_learns():
+    with seeded(0), torch.no_grad():
+        prior = MixtureOfGaussians(3, components=4).double()
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    z, expected = torch.randn(5, 3).double(), 0
+    for i, weight in enumerate(prior.logits.softmax(0).tolist()):
+        lower = prior.below[i].tril(-1) + prior.log_diagonals[i].exp().diag()
+        part = (prior.means[i].detach(), (lower @ lower.T).detach())
+        expected += weight * scipy.stats.multivariate_normal(*part).pdf(z)
+    log_prob = prior().log_prob(z)
+    np.testing.assert_allclose(log_prob.detach().exp(), expected, rtol=1e-9)
+    log_prob.sum().backward()
+    assert all(parameter.grad.any() for parameter in prior.parameters())
+    assert prior().sample((7,)).shape == (7, 3)
+
+
+def test_a_vampprior_is_the_average_of_the_pseudo_inputs_posteriors():
+    encoder = tiny_vae((1, 8, 8), latent_dim=3).encoder
+    with seeded(0):
+        prior = VampPrior(encoder, (1, 8, 8), components=5)
+    assert prior.latent_dim == 3
+    assert ((prior.pseudo_inputs > 0) & (prior.pseudo_inputs < 1)).all()
+    z = torch.randn(4, 3)
+    each = torch.stack([encoder(u[None]).log_prob(z) for u in prior.pseudo_inputs])  # (5, 4)
+    torch.testing.assert_close(prior().log_prob(z), each.exp().mean(0).log())
+    assert prior().sample((7,)).shape == (7, 3)
+    encoder.requires_grad_(False)
+    prior().log_prob(z).sum().backward()
+    assert prior.pixels.grad.any()
+
+
+@pytest.mark.parametrize("components", [0, -1, 2.5, "2"])
+def test_mixtures_need_components(components):
+    with pytest.raises(ValueError, match="components"):
+        MixtureOfGaussians(2, components)
+    with pytest.raises(ValueError, match="components"):
+        VampPrior(tiny_vae().encoder, (1, 8, 8), components)

@@ -26,6 +26,7 @@ import vae_tutorial as vt
 from vae_tutorial import build, data, evaluate, fit, fit_or_load, load_run, runs, spec
 from vae_tutorial.checkpoint import write_atomically
 from vae_tutorial.data import Dataset, Split, toy
+from vae_tutorial.exchange import posteriors_of
 from vae_tutorial.models.vqvae import codes_of
 from vae_tutorial.randomness import seeded
 from vae_tutorial.schedules import LinearWarmUp, OneCycle
@@ -389,23 +390,35 @@ every_run = pytest.mark.parametrize("name", NAMES)
 # What they reach at least, rounded up: nats per test image (of the VQ-VAE the squared error, of the
 # PixelCNN bits). A retrained run that is worse is not what the chapters speak of.
 BOUNDS = {
-    "mnist/*ae-2d": 133, "mnist/*ae-20d": 96, "mnist/mean-field-?": 136, "mnist/full-covariance-?": 136,
+    "mnist/*ae-2d": 133, "mnist/ae-size-*": 155, "mnist/*ae-20d": 96, "mnist/*ae-20d-small-?": 105, "mnist/mean-field-?": 136, "mnist/full-covariance-?": 136,
     "mnist/bce-greys": 110, "mnist*/bernoulli-*": 109, "mnist/beta-*": 145, "mnist/collapse-*": 123,
-    "mnist/prior-*": 101, "mnist/hierarchy-*": 95, "mnist/continuous-bernoulli": -1480, "mnist/gaussian-fixed": 740,
-    "mnist/gaussian-[il]*": -490, "mnist/gaussian-[bp]*": -1900, "mnist/discretized-logistic": 1030, "mnist/small": 1345,
-    "mnist/dense": 1310, "mnist/conv": 1280, "fashion-mnist/*": 2370, "textures/*": 3700, "cifar10-jpeg/[!v]*": 15020,
-    "cifar10-jpeg/v*": 0.005, "cifar10-jpeg-codes/*": 4.85, "gaussian*": 4.47, "mixture/*": 3.3, "ring/*": 3.6, "pin*": 4.1,
+    "mnist/prior-*": 101, "mnist/hierarchy-*": 95, "mnist/layers-*": 130, "mnist/continuous-bernoulli*": -1480, "mnist/gaussian-fixed": 740,
+    "mnist/gaussian-[il]*": -490, "mnist/gaussian-[bp]*": -1900, "mnist/discretized-logistic": 1030, "mnist/discretized-gaussian": 1300, "mnist/discretized-logistic-?*": 2600, "mnist/short-*": -1700, "mnist/small*": 1375,
+    "mnist/dense*": 1340, "mnist/conv": 1280, "mnist/conv-?": 1290, "mnist/start-he-?": 1325, "mnist/start-torch-*": 1475,
+    "fashion-mnist/[!rv]*": 2370, "fashion-mnist/residual": 2160, "fashion-mnist-posteriors/*": -26, "mnist-posteriors/*": -0.04, "mnist-binarized-posteriors/*": -4.9,
+    "cifar10-posteriors/*": -9.5, "cifar10/conv": 14970, "textures/*": 3700, "cifar10-jpeg/[!v]*": 15020,
+    "cifar10-jpeg/v*": 0.005, "cifar10-jpeg-codes/*": 4.85, "fashion-mnist/v*": 0.05, "fashion-mnist-codes/*": 2.7,
+    "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/[vw]*": 3.6, "mixture/plain-?": 4.6, "ring/*": 3.6, "pin*": 4.1,
 }  # fmt: skip
 BETTER = [  # than the one behind it, by so many nats
     *((f"mnist/collapse-warm-up-{i}", f"mnist/collapse-plain-{i}", 2) for i in range(3)),
     *((f"mnist/prior-flow-{i}", f"mnist/prior-normal-{i}", 4) for i in range(3)),
-    *((f"{s}/{a}", f"{s}/{b}", 10) for s in ("mnist", "fashion-mnist", "textures", "cifar10-jpeg")
-      for a, b in (("conv", "dense"), ("dense", "small"))),
+    *((f"mnist-binarized-posteriors/{a}-{i}", f"mnist-binarized-posteriors/{b}-{i}", 0.1) for i in range(3)
+      for a, b in (("mixture", "flow"), ("flows", "mixture"))),
+    ("mnist-posteriors/plane-flows", "mnist-posteriors/plane-flow", 0.08),
+    *((f"mnist/conv-{i}", f"mnist/small-{i}", 60) for i in (0, 2)), ("mnist/conv-0", "mnist/dense-0", 30),
+    ("mnist/dense-0", "mnist/small-0", 20), ("mnist/start-he-0", "mnist/start-torch-0", 100),
+    ("mnist/start-he-0", "mnist/start-torch-warm-up-0", 100), ("fashion-mnist/residual", "fashion-mnist/conv", 80),
     *((f"mnist/collapse-{how}", "mnist/collapse-plain-0", 3) for how in ("free-bits", "cyclical")),
     *((f"mnist/hierarchy-{kind}", "mnist/hierarchy-one-layer", 4) for kind in ("ladder", "plain")),
+    *((f"mnist/layers-plain-norm-{i}", f"mnist/layers-plain-bare-{i}", 0.5) for i in range(3)),
     ("cifar10-jpeg/prior-flow-0", "cifar10-jpeg/conv", 5), ("mnist/ae-20d", "mnist/ae-2d", 50),
+    *((f"mnist/ae-size-{2 * d}", f"mnist/ae-size-{d}", 4) for d in (1, 2, 4, 8, 16)),
     ("mnist/gaussian-pixelwise", "mnist/gaussian-imagewise", 1000), ("mnist/gaussian-imagewise", "mnist/gaussian-learnt", 40),
-    ("cifar10-jpeg/vqvae-ema", "cifar10-jpeg/vqvae-gradient", 1e-4),
+    *((f"fashion-mnist/vq-far-{a}-{i}", f"fashion-mnist/vq-far-{b}-{i}", 0.002) for i in range(3)
+      for a, b in (("resets", "plain"), ("both", "averages"))),
+    *((f"fashion-mnist/vq-k{k}", "fashion-mnist/vq-k16", 0.001) for k in (64, 256, 1024)),
+    ("fashion-mnist-codes/pixelcnn-labels", "fashion-mnist-codes/pixelcnn", 0.05),
 ]  # fmt: skip
 
 
@@ -417,6 +430,8 @@ def metrics(name):
 def reached(name):
     """The number that a run is judged by: smaller is better."""
     found = metrics(name)
+    if "saved" in found:  # a prior fitted to codes, by the nats that it saves
+        return -found["saved"]
     return found.get("negative_elbo", found.get("bits", found.get("reconstruction")))
 
 
@@ -457,36 +472,58 @@ def test_what_the_book_says_of_neighbours_and_families():
         toy_set = name.split("/")[0]
         if toy_set in toy.NAMES and toy.log_density(toy_set, ROWS[:, :2]) is not None:
             truth = -float(toy.log_density(toy_set, data.load(toy_set).test.examples).mean())
-            assert -0.005 < reached(name) - truth < (0.02 if toy_set in toy.GAUSSIANS else 0.25)
+            off = 0.02 if toy_set in toy.GAUSSIANS else 0.35
+            assert -0.005 < reached(name) - truth < (1.5 if "plain" in name else off)
     # The codes are used, and the prior over them knows more than their frequencies.
-    codes = metrics("cifar10-jpeg/vqvae-ema")
-    assert codes["codes_used"] >= 0.9
-    assert reached("cifar10-jpeg-codes/pixelcnn") < math.log2(codes["perplexity"]) - 0.5
+    for name in ("cifar10", "fashion-mnist"):
+        codes = metrics(f"{name}/vqvae")
+        assert codes["codes_used"] >= 0.9
+        assert reached(f"{name}-codes/pixelcnn") < math.log2(codes["perplexity"]) - 0.5
+
+
+ENCODERS = {
+    "mnist-posteriors": ["mnist/vae-2d"], "cifar10-posteriors": ["cifar10/conv", "cifar10/residual"],
+    "fashion-mnist-posteriors": ["fashion-mnist/residual"],
+    "mnist-binarized-posteriors": [f"mnist/prior-normal-{seed}" for seed in range(3)],
+}  # fmt: skip
 
 
 @cache
-def dataset(name):
+def dataset(name, sha256=None):
     """A data set, or None where it is neither on disk nor downloadable."""
     if name.endswith("-binarized"):
         source = dataset(name.removesuffix("-binarized"))
         return source and data.binarized(source)
+    if name.endswith("-posteriors"):  # of the model whose weights the checksum names
+        source = dataset(name.removesuffix("-posteriors"))
+        models = (load_run(run, root=ARTIFACTS).model for run in ENCODERS[name]) if source else ()
+        found = (posteriors_of(model, source) for model in models)
+        return next((codes for codes in found if codes.sha256 == sha256), None)
     if name.endswith("-codes"):
         source = dataset(name.removesuffix("-codes"))
-        return source and codes_of(load_run("cifar10-jpeg/vqvae-ema", root=ARTIFACTS).model, source)
+        return source and codes_of(load_run(f"{source.name}/vqvae", root=ARTIFACTS).model, source)
     return None if on_digits() and "mnist" in name else data.load_first(name)
 
 
 def measured(name, source, n=None):
     run = load_run(name, root=ARTIFACTS)
-    return build(run.info["identity"]["measure"])(model=run.model, data=(source.test.examples[:n],))
+    parts = (source.test.examples[:n], source.test.labels[:n])
+    parts = parts if run.info["identity"]["labels"] else parts[:1]
+    return build(run.info["identity"]["measure"])(model=run.model, data=parts)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("mnist/")])
+COLLAPSED = "mnist/start-torch-*"  # which is what chapter 8 shows
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if n.startswith("mnist/") and not fnmatch(n, COLLAPSED)]
+)
 def test_models_of_mnist_know_the_bundled_digits(name, digits):
     x = data.to_float(digits.test.images[:100])
     redrawn = load_run(name, root=ARTIFACTS).model.reconstruct(x)
     own, other = ((redrawn - y).square().sum((1, 2, 3)).mean() for y in (x, x.roll(1, 0)))
-    assert own < 0.75 * other  # each image is told from the next
+    share = 0.85 if name.endswith("ae-size-1") else 0.75  # one number tells less
+    assert own < share * other  # each image is told from the next
     nats = measured(name, digits, 100)
     nats, before = nats.get("negative_elbo", nats["reconstruction"]), reached(name)
     assert nats < before + 2 * abs(before)  # digits of another hand, but digits
@@ -497,7 +534,7 @@ def test_models_of_mnist_know_the_bundled_digits(name, digits):
 def test_the_stored_metrics_are_measured_again(name):
     run = load_run(name, root=ARTIFACTS)
     stored = run.info["identity"]["data"]
-    source = dataset(stored["name"]) or pytest.skip(f"needs {stored['name']}")
+    source = dataset(stored["name"], stored["sha256"]) or pytest.skip(f"needs {stored['name']}")
     assert stored == {"name": source.name, "sha256": source.sha256}
     found = measured(name, source)
     for key, value in metrics(name).items():

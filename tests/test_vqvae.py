@@ -114,6 +114,39 @@ def test_dead_codes_are_put_on_vectors_of_the_batch():
     assert quantizer.counts[1:].tolist() == [1, 1]
 
 
+def test_a_learnt_codebook_is_reset_as_well_and_only_where_it_is_asked_for():
+    z = torch.randn(20, 2, 1, 1)
+    for threshold, moved in ((None, False), (0.9899, False), (0.995, True)):
+        quantizer = VectorQuantizer(3, 2, reset_below=threshold)
+        far = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
+        quantizer.codebook.data.copy_(far)
+        _, codes, terms = quantizer(z)  # the counts of the far entries are now 0.99
+        vectors, entries = z.flatten(1).tolist(), quantizer.codebook.tolist()
+        assert not codes.any()
+        assert [entry in vectors for entry in entries] == [False, moved, moved]
+        terms["codebook"].sum().backward()  # of the entries as they were
+        assert quantizer.codebook.grad[0].any()
+        assert not quantizer.codebook.grad[1:].any()
+        assert ("counts" in quantizer.state_dict()) == (threshold is not None)
+        if moved:
+            torch.testing.assert_close(quantizer.counts, torch.tensor([0.99 + 0.2, 1.0, 1.0]))
+            quantizer.eval()(z)
+            assert quantizer.codebook.tolist() == entries
+
+
+def test_without_a_threshold_averages_leave_the_dead_where_they_are():
+    quantizer = quantizer_at([0.0, 0.0], [50.0, 0.0], decay=0.5)
+    for _ in range(30):
+        quantizer(torch.randn(20, 2, 1, 1))
+    assert quantizer.codebook[1].tolist() == pytest.approx([50, 0])
+
+
+def test_a_start_is_normal_with_its_standard_deviation():
+    with seeded(0):
+        codebook = VectorQuantizer(128, 64, start=4.0).codebook.detach()
+    assert float(codebook.std()) == pytest.approx(4, rel=0.03)
+
+
 @both
 def test_the_quantizer_works_in_full_precision_under_autocast(decay):
     plain, mixed = (VectorQuantizer(8, 4, decay=decay) for _ in range(2))
@@ -177,7 +210,8 @@ def test_prior_posterior_and_likelihood_are_what_the_loss_leaves_out():
     assert q.log_prob((codes + 1) % 8).tolist() == [-math.inf] * 5
     share = torch.bincount(prior.sample((4000,)).flatten(), minlength=8) / 16_000
     assert float((share - 1 / 8).abs().max()) < 0.01
-    constant = -model.likelihood(codes).log_prob(x) - vq_loss(model, x)["reconstruction"]
+    # 2 x 2 places of 6 numbers: so many times the mean is the sum that the likelihood has
+    constant = -model.likelihood(codes).log_prob(x) - 24 * vq_loss(model, x)["reconstruction"]
     np.testing.assert_allclose(constant.detach(), np.full(5, constant[0].item()), atol=1e-3)
 
 
@@ -201,6 +235,30 @@ def test_held_out_quality_against_numpy():
     counts = np.bincount(model.encode(x).flatten(), minlength=8)
     assert found["perplexity"] == pytest.approx(np.exp(entropy(counts)))
     assert found["codes_used"] == (counts > 0).mean()
+
+
+def test_bits_of_pixels_given_their_codes_against_numpy():
+    model, x = tiny(), (random_images(30, SHAPE) * 255).round() / 255
+    codes, y = model.encode(x).numpy(), model.reconstruct(x).double().numpy()
+
+    def bits(scale):  # (30, 2, 2): the mean over each place's 3 x 4 x 4 numbers
+        edges = np.arange(255) / 255 + 1 / 510
+        below = 1 / (1 + np.exp((y[..., None] - edges) / np.asarray(scale)[..., None]))
+        levels = np.diff(below, prepend=0, append=1)
+        chosen = (x.numpy() * 255).round().astype(int)[..., None]
+        found = -np.log2(np.take_along_axis(levels, chosen, -1)[..., 0])
+        return found.reshape(30, 3, 2, 4, 2, 4).mean((1, 3, 5))
+
+    scales = np.logspace(0.3, 1.7, 15) / 255
+    costs = np.stack([bits(np.full_like(y, s)) for s in scales])
+    expected = [scales[costs[:, codes == k].sum(1).argmin()] for k in range(8)]
+    fitted = vqvae.fit_scales(model, x)
+    used = np.unique(codes)
+    assert len(used) > 2
+    np.testing.assert_allclose(fitted[used], np.array(expected)[used])
+    wide = fitted.numpy()[codes].repeat(4, 1).repeat(4, 2)[:, None]
+    found = vqvae.pixel_bits(model, x, fitted, batch_size=7)
+    np.testing.assert_allclose(found, bits(np.broadcast_to(wide, y.shape)).mean((1, 2)), rtol=1e-6)
 
 
 def test_codes_of_images_are_those_of_the_model():

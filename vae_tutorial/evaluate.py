@@ -103,13 +103,13 @@ def importance_weighted_bound(
 ) -> Tensor:
     """The importance-weighted lower bound on log p(x): (N,), float64, in nats; larger is better.
 
-    log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) with K samples z_k from q(z|x), Burda et al. (2015),
-    equation 8: the ELBO at K = 1, closer to log p(x) with every sample, equal to it in the limit.
+    log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with S samples z_s from q(z|x), Burda et al. (2015),
+    equation 8: the ELBO at S = 1, closer to log p(x) with every sample, equal to it in the limit.
 
     Args:
         vae, images: a trained model, and images (N, C, H, W).
-        samples: K.
-        batch_size: images at a time (each takes K passes through the decoder at once).
+        samples: S.
+        batch_size: images at a time (each takes S passes through the decoder at once).
         seed: of the draws.
     """
     if samples < 1:
@@ -117,7 +117,7 @@ def importance_weighted_bound(
 
     def bound(vae: VAE, x: Tensor) -> dict[str, Tensor]:
         q = vae.encoder(x)
-        z = q.rsample((samples,))  # (K, B, D)
+        z = q.rsample((samples,))  # (S, B, D)
         log_weight = vae.decoder(z).log_prob(x) + vae.prior().log_prob(z) - q.log_prob(z)
         return {"bound": log_weight.logsumexp(0) - math.log(samples)}
 

@@ -184,9 +184,10 @@ class ContinuousBernoulli(Part):
 
     Args:
         image_shape: (C, H, W) of one image.
-        logit_bound: logits are squashed smoothly to plus or minus this. Without (``None``) the
-            density of a black pixel grows with |l| without end, and training makes black margins
-            ever sharper, and nothing else.
+        logit_bound: logits l are squashed smoothly to plus or minus this, so the mean, about
+            1 / |l| for a black pixel, lies at least 1 / logit_bound from 0 and 1: by default 0.01,
+            as :class:`Gaussian` has its ``smallest_scale``. Without (``None``) the density of a
+            black pixel grows with |l| without end.
 
     Shape:
         logits ``(..., C, H, W)``; pixels are in [0, 1].
@@ -200,7 +201,7 @@ class ContinuousBernoulli(Part):
         (0.5, 0.0)
     """
 
-    def __init__(self, image_shape: Sequence[int], *, logit_bound: float | None = 10.0) -> None:
+    def __init__(self, image_shape: Sequence[int], *, logit_bound: float | None = 100.0) -> None:
         super().__init__()
         self.image_shape = self.param_shape = as_image_shape(image_shape, "image_shape")
         self.logit_bound = check_bound(logit_bound, "logit_bound")
@@ -299,8 +300,12 @@ class Gaussian(Part):
         return _Checked(pixels, n, validate_args=False)
 
 
-class _DiscretizedLogistic(Distribution):
-    """Discretized logistics over the 256 values k / 255; see :class:`DiscretizedLogistic`."""
+class _Levels(Distribution):
+    """A smooth bump of a location and a scale, added up over bins around the 256 values k / 255.
+
+    The first bin reaches to minus infinity, the last to infinity. A kind of bump says its
+    distribution function, with logarithms, and how its noise is drawn.
+    """
 
     arg_constraints: ClassVar[dict] = {}
     support: ClassVar = _GREYS
@@ -313,20 +318,18 @@ class _DiscretizedLogistic(Distribution):
         k = (value * 255).round()
         upper = ((k + 0.5) / 255 - self.location) / self.scale
         lower = ((k - 0.5) / 255 - self.location) / self.scale
-        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): nothing cancels.
-        width = torch.log(-torch.expm1(lower - upper))
-        inner = F.logsigmoid(upper) + F.logsigmoid(-lower) + width
-        ends = torch.where(k <= 0, F.logsigmoid(upper), F.logsigmoid(-lower))
+        inner = self._log_between(lower, upper)
+        ends = torch.where(k <= 0, self._log_below(upper), self._log_below(-lower))
         return torch.where((k <= 0) | (k >= 255), ends, inner)
 
     def _above(self, k: int) -> Tensor:
-        """The logit of P(X > k / 255)."""
+        """What P(X > k / 255) is the distribution function of."""
         return (self.location - (k + 0.5) / 255) / self.scale
 
     @property
     def mean(self) -> Tensor:
         """sum_k P(X > k) / 255 over the 255 edges, one at a time to spare memory."""
-        return sum(torch.sigmoid(self._above(k)) for k in range(255)) / 255
+        return sum(self._below(self._above(k)) for k in range(255)) / 255
 
     @property
     def variance(self) -> Tensor:
@@ -340,15 +343,48 @@ class _DiscretizedLogistic(Distribution):
         total = (level - mean).square()
         for k in range(255):
             side = torch.where(level <= k, 1, -1)
-            total = total + side * (2 * (k - mean) + 1) * torch.sigmoid(side * self._above(k))
+            total = total + side * (2 * (k - mean) + 1) * self._below(side * self._above(k))
         return total / 255**2
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             shape = (*sample_shape, *self.location.shape)
-            u = torch.rand(shape, device=self.location.device).clamp(1e-7, 1 - 1e-7)
-            x = self.location + self.scale * torch.logit(u)
+            x = self.location + self.scale * self._noise(shape)
             return (x * 255).round().clamp(0, 255) / 255
+
+
+class _DiscretizedLogistic(_Levels):
+    """Discretized logistics over the 256 values k / 255; see :class:`DiscretizedLogistic`."""
+
+    _below, _log_below = staticmethod(torch.sigmoid), staticmethod(F.logsigmoid)
+
+    @staticmethod
+    def _log_between(lower: Tensor, upper: Tensor) -> Tensor:
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)): nothing cancels.
+        width = torch.log(-torch.expm1(lower - upper))
+        return F.logsigmoid(upper) + F.logsigmoid(-lower) + width
+
+    def _noise(self, shape: Sequence[int]) -> Tensor:
+        return torch.logit(torch.rand(shape, device=self.location.device).clamp(1e-7, 1 - 1e-7))
+
+
+class _DiscretizedGaussian(_Levels):
+    """Discretized Gaussians over the 256 values k / 255; see :class:`DiscretizedGaussian`."""
+
+    _below = staticmethod(torch.special.ndtr)
+    _log_below = staticmethod(torch.special.log_ndtr)
+
+    @staticmethod
+    def _log_between(lower: Tensor, upper: Tensor) -> Tensor:
+        # Both ends in the lower half, by symmetry: there Phi(b) - Phi(a) loses no digits, as
+        # Phi(b) (1 - exp(log Phi(a) - log Phi(b))).
+        flip = lower + upper > 0
+        a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+        log_b = torch.special.log_ndtr(b)
+        return log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
+
+    def _noise(self, shape: Sequence[int]) -> Tensor:
+        return torch.randn(shape, device=self.location.device)
 
 
 class DiscretizedLogistic(Part):
@@ -397,3 +433,23 @@ class DiscretizedLogistic(Part):
         # Scales between 0.0009 and 2.7: from a quarter of a level to wider than all of them.
         scale = torch.exp(bounded(log_scale + 3, 4.0) - 3).expand_as(logits)
         return _Checked(_DiscretizedLogistic(torch.sigmoid(logits), scale), 3, validate_args=False)
+
+
+class DiscretizedGaussian(Gaussian):
+    """A probability for each of the 256 grey values: the Gaussian density, added up over bins.
+
+    P(x) = Phi((x + 1/510 - mu) / sigma) - Phi((x - 1/510 - mu) / sigma), as
+    :class:`DiscretizedLogistic` with another bump. The arguments and parameters are those of
+    :class:`Gaussian`: the weights of a model that was trained with one are read by the other.
+
+    Example:
+        >>> p = DiscretizedGaussian((1, 1, 1), noise="pixelwise")(torch.zeros(1, 2, 1, 1))
+        >>> levels = torch.arange(256).reshape(256, 1, 1, 1) / 255
+        >>> round(p.log_prob(levels).exp().sum().item(), 4)
+        1.0
+    """
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        smooth = super().forward(parameters)
+        pixels = _DiscretizedGaussian(smooth.mean, smooth.stddev)
+        return _Checked(pixels, len(self.image_shape), validate_args=False)

@@ -60,7 +60,7 @@ class _Body(Part):
                 f"{type(self).__name__} expects batches (B, {', '.join(map(str, self.in_shape))}), "
                 f"got {tuple(x.shape)}; build it with in_shape={tuple(x.shape[1:])}, or reshape"
             )
-        x = x if isinstance(self.layers[0], nn.Conv2d) else x.flatten(1)
+        x = x.flatten(1) if isinstance(self.layers[0], nn.Linear) else x
         return self.layers(x).reshape(len(x), *self.out_shape)
 
 
@@ -72,6 +72,7 @@ class MLP(_Body):
         out_shape: shape of one output.
         hidden: widths of the hidden layers, from input to output; ``()`` gives one linear map.
         activation: the non-linearity between layers.
+        linear: the linear layer, which says how its first weights are drawn (:class:`HeLinear`).
 
     Shape:
         ``(B, *in_shape) -> (B, *out_shape)``
@@ -87,10 +88,11 @@ class MLP(_Body):
         out_shape: int | Sequence[int],
         hidden: Sequence[int] = (512, 256),
         activation: type[nn.Module] = nn.ReLU,
+        linear: type[nn.Linear] = nn.Linear,
     ) -> None:
         super().__init__(in_shape, out_shape)
         widths = as_shape([prod(self.in_shape), *hidden, prod(self.out_shape)], "hidden")
-        layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), activation())]
+        layers = [part for pair in pairwise(widths) for part in (linear(*pair), activation())]
         self.layers = nn.Sequential(*layers[:-1])  # no activation behind the last layer
 
 
@@ -141,6 +143,12 @@ class HeConvTranspose2d(nn.ConvTranspose2d):
     reset_parameters = _draw_he
 
 
+_LAYERS = {  # whether they start as in He et al. (2015)
+    True: (HeConv2d, HeConvTranspose2d, HeLinear),
+    False: (nn.Conv2d, nn.ConvTranspose2d, nn.Linear),
+}
+
+
 class ConvEncoder(_Body):
     """Convolutions of stride 2, each halving the image, then one hidden layer.
 
@@ -150,6 +158,7 @@ class ConvEncoder(_Body):
         channels: output channels of each convolution (kernel 4, stride 2, padding 1).
         hidden: width of a fully connected layer behind the convolutions.
         activation: the non-linearity between layers.
+        he_start: draw the first weights as He et al. (2015), not as torch does.
 
     Shape:
         ``(B, C, H, W) -> (B, *out_shape)``
@@ -166,15 +175,17 @@ class ConvEncoder(_Body):
         channels: Sequence[int] = (32, 64),
         hidden: int = 256,
         activation: type[nn.Module] = nn.ReLU,
+        he_start: bool = True,
     ) -> None:
         super().__init__(in_shape, out_shape)
+        convolution, _, linear = _LAYERS[he_start]
         c, h, w = as_image_shape(in_shape, "in_shape", len(as_shape(channels, "channels")))
         layers: list[nn.Module] = []
         for before, after in pairwise([c, *channels]):
-            layers += [HeConv2d(before, after, kernel_size=4, stride=2, padding=1), activation()]
+            layers += [convolution(before, after, kernel_size=4, stride=2, padding=1), activation()]
             h, w = h // 2, w // 2
-        layers += [nn.Flatten(), HeLinear(channels[-1] * h * w, hidden), activation()]
-        self.layers = nn.Sequential(*layers, HeLinear(hidden, prod(self.out_shape)))
+        layers += [nn.Flatten(), linear(channels[-1] * h * w, hidden), activation()]
+        self.layers = nn.Sequential(*layers, linear(hidden, prod(self.out_shape)))
 
 
 class ConvDecoder(_Body):
@@ -189,6 +200,7 @@ class ConvDecoder(_Body):
         channels: input channels of each transposed convolution.
         hidden: width of the fully connected layer in front.
         activation: the non-linearity between layers.
+        he_start: draw the first weights as He et al. (2015), not as torch does.
 
     Shape:
         ``(B, *in_shape) -> (B, C, H, W)``
@@ -205,20 +217,160 @@ class ConvDecoder(_Body):
         channels: Sequence[int] = (64, 32),
         hidden: int = 256,
         activation: type[nn.Module] = nn.ReLU,
+        he_start: bool = True,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        _, transposed, linear = _LAYERS[he_start]
+        n = len(as_shape(channels, "channels"))
+        c, h, w = as_image_shape(out_shape, "out_shape", n)
+        small = (channels[0], h >> n, w >> n)  # halved n times
+        layers = [nn.Flatten(), linear(prod(self.in_shape), hidden), activation()]
+        layers += [linear(hidden, prod(small)), activation(), nn.Unflatten(1, small)]
+        for i, (before, after) in enumerate(pairwise([*channels, c]), start=1):
+            odd = ((h >> n - i) % 2, (w >> n - i) % 2)
+            layers += [
+                transposed(before, after, 4, stride=2, padding=1, output_padding=odd),
+                activation(),
+            ]
+        self.layers = nn.Sequential(*layers[:-1])
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions that correct their input, x + f(x): He et al. (2016), section 3.
+
+    Activations come first, as in their second paper. The last convolution starts at zero (Zhang et
+    al. 2019, section 3), so that at the start a block hands its input on as it is, and a network
+    of many blocks keeps the size of its signal without any normalization.
+
+    Args:
+        channels: of the images that come in and go out.
+        activation: the non-linearity in front of each convolution (kernel 3, padding 1).
+
+    Shape:
+        ``(B, channels, H, W) -> (B, channels, H, W)``
+
+    Example:
+        >>> x = torch.rand(2, 8, 7, 7)
+        >>> bool((ResidualBlock(8)(x) == x).all())  # before any training
+        True
+    """
+
+    def __init__(self, channels: int, activation: type[nn.Module] = nn.SiLU) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            activation(), HeConv2d(channels, channels, 3, padding=1),
+            activation(), HeConv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+        nn.init.zeros_(self.layers[-1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class _ChannelsLast(nn.Module):
+    """The same numbers in the order in which convolutions are fastest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+class _InFloat32(nn.Module):
+    """A layer that computes in float32 also where autocast would take bfloat16."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
+
+
+class ResidualEncoder(_Body):
+    """:class:`ConvEncoder` with residual blocks behind each convolution of stride 2.
+
+    The last layer computes in float32, also under autocast to bfloat16.
+
+    Args:
+        in_shape: (C, H, W) of one image; at least 2^n pixels per side for n sizes.
+        out_shape: shape of the output, usually ``posterior.param_shape``.
+        channels: of each size: half of the image's, a quarter, ...
+        blocks: how many residual blocks each size has.
+        narrow: to so many channels a convolution of kernel 1 brings the smallest image, in front of
+            the linear layer (which would otherwise have most of the weights).
+        activation: the non-linearity.
+
+    Shape:
+        ``(B, C, H, W) -> (B, *out_shape)``
+
+    Example:
+        >>> ResidualEncoder((3, 32, 32), 40, (8, 16))(torch.zeros(16, 3, 32, 32)).shape
+        torch.Size([16, 40])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: int | Sequence[int],
+        channels: Sequence[int] = (64, 128),
+        blocks: int = 1,
+        narrow: int = 32,
+        activation: type[nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        c, h, w = as_image_shape(in_shape, "in_shape", len(as_shape(channels, "channels")))
+        layers: list[nn.Module] = [_ChannelsLast()]
+        for before, after in pairwise([c, *channels]):
+            layers += [HeConv2d(before, after, kernel_size=4, stride=2, padding=1)]
+            layers += [ResidualBlock(after, activation) for _ in range(blocks)]
+            h, w = h // 2, w // 2
+        layers += [activation(), HeConv2d(channels[-1], narrow, 1), activation(), nn.Flatten()]
+        last = _InFloat32(HeLinear(narrow * h * w, prod(self.out_shape)))
+        self.layers = nn.Sequential(*layers, last)
+
+
+class ResidualDecoder(_Body):
+    """The path back: :class:`ConvDecoder` with residual blocks before each transposed convolution.
+
+    The last layer computes in float32, also under autocast to bfloat16.
+
+    Args:
+        in_shape: the latent's shape, usually ``latent_dim``.
+        out_shape: (C, H, W) of the output, usually ``likelihood.param_shape``.
+        channels: of each size, the smallest first: those of the encoder, reversed.
+        blocks, narrow, activation: as for :class:`ResidualEncoder`.
+
+    Shape:
+        ``(B, *in_shape) -> (B, C, H, W)``
+
+    Example:
+        >>> ResidualDecoder(20, (3, 32, 32), (16, 8))(torch.zeros(16, 20)).shape
+        torch.Size([16, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (128, 64),
+        blocks: int = 1,
+        narrow: int = 32,
+        activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__(in_shape, out_shape)
         n = len(as_shape(channels, "channels"))
         c, h, w = as_image_shape(out_shape, "out_shape", n)
-        small = (channels[0], h >> n, w >> n)  # halved n times
-        layers = [nn.Flatten(), HeLinear(prod(self.in_shape), hidden), activation()]
-        layers += [HeLinear(hidden, prod(small)), activation(), nn.Unflatten(1, small)]
+        small = (narrow, h >> n, w >> n)  # halved n times
+        layers = [nn.Flatten(), HeLinear(prod(self.in_shape), prod(small)), activation()]
+        layers += [nn.Unflatten(1, small), _ChannelsLast(), HeConv2d(narrow, channels[0], 1)]
         for i, (before, after) in enumerate(pairwise([*channels, c]), start=1):
             odd = ((h >> n - i) % 2, (w >> n - i) % 2)
+            layers += [ResidualBlock(before, activation) for _ in range(blocks)]
             layers += [
-                HeConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd),
                 activation(),
+                HeConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd),
             ]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = nn.Sequential(*layers[:-1], _InFloat32(layers[-1]))
 
 
 class MaskedLinear(nn.Linear):

@@ -4,7 +4,7 @@ Figures are made without pyplot's global state. So a notebook shows one by endin
 call, and nothing is shown twice. Data may be tensors, with a gradient or without, or arrays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -48,22 +48,31 @@ def image_grid(
     return fig
 
 
-def image_rows(rows: Mapping[str, Array], *, width: float = WIDTH) -> Figure:
+def image_rows(
+    rows: Mapping[str, Array], *, columns: Iterable[str] = (), width: float = WIDTH
+) -> Figure:
     """Rows of images under each other, each with its name on the left.
 
     A row is (N, C, H, W), with the same N throughout; (C, H, W) may differ from row to row.
+    ``columns`` are N names, which stand above the first row.
     """
-    counts = {name: len(images) for name, images in rows.items()}
+    counts, titles = {name: len(images) for name, images in rows.items()}, [*columns]
     if len(set(counts.values())) != 1:
         raise ValueError(f"every row needs the same number of images, got {counts}")
+    if titles and len(titles) != len(next(iter(rows.values()))):
+        raise ValueError(f"every column needs a name: got {len(titles)} for {counts}")
     sheets = {name: mosaic(images, len(images)) for name, images in rows.items()}
     ratios = [sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()]
     label_width = 0.085 * max(len(line) for name in rows for line in name.split("\n")) + 0.15
-    fig = figure(width, (width - label_width) * sum(ratios) + 0.06 * len(rows))
+    height = (width - label_width) * sum(ratios) + 0.06 * len(rows) + 0.2 * bool(titles)
+    fig = figure(width, height)
     fig.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0, wspace=0)
     axes = fig.subplots(len(rows), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for ax, (name, sheet) in zip(axes, sheets.items(), strict=True):
         _named_image(ax, sheet, name)
+    for i, title in enumerate(titles):  # above the middle of each image
+        style = {"ha": "center", "va": "bottom", "transform": axes[0].transAxes, "fontsize": 9.5}
+        axes[0].text((i + 0.5) / len(titles), 1.03, str(title), **style)
     return fig
 
 
@@ -122,7 +131,7 @@ def loss_curves(
 ) -> Figure:  # fmt: skip
     """A panel for each term of what :func:`~vae_tutorial.fit.fit` returned, over the epochs.
 
-    ``names`` are nicer titles. The first ``skip`` epochs, whose loss would flatten the rest, are
+    ``names`` are nicer names of terms and splits. The first ``skip`` epochs, whose loss would flatten the rest, are
     left out.
     """
     titles = {"loss": "Negative ELBO", "reconstruction": "Reconstruction term", "kl": "KL term"}
@@ -133,7 +142,8 @@ def loss_curves(
         for split, colour, line in (("train", TRAIN, "-"), ("held-out", HELD_OUT, "--")):
             part = rows[rows.split == split]
             if len(part):
-                ax.plot(part.epoch, part[term], line, color=colour, label=split, lw=2)
+                label = (names or {}).get(split, split)
+                ax.plot(part.epoch, part[term], line, color=colour, label=label, lw=2)
         ax.set(title=titles.get(term, term), xlabel="epoch")
     axes[0].set_ylabel("nats per image")
     axes[0].legend()
@@ -271,6 +281,7 @@ def pair_plot(
         below = f"$z_{{{j + 1}}}$" if row == last else ""
         left = f"$z_{{{i + 1}}}$" if col == 0 < row else ""
         ax.set(xlim=(-limit, limit), xlabel=below, ylabel=left)
+        ax.set_box_aspect(1)  # so that circles are round
     if title:
         fig.suptitle(title, x=0.02, ha="left", weight="bold", fontsize=12)
     return fig

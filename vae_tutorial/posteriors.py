@@ -44,7 +44,7 @@ class MeanFieldGaussian(Part):
         latent_dim: D, the number of latent dimensions.
         log_variance_bound: log-variances are squashed smoothly to plus or minus this. Without a
             bound (``None``) one wild batch early in training can send exp(log-variance) to
-            infinity (chapter 2). The default allows standard deviations from 0.0067 to 148.
+            infinity (chapter 14). The default allows standard deviations from 0.0067 to 148.
 
     Shape:
         parameters ``(B, 2 * latent_dim)`` to a distribution with batch shape ``(B,)`` and event

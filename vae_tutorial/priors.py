@@ -1,12 +1,15 @@
 """Priors p(z): what the latents are assumed to be before any image is seen."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
+    Categorical,
     Distribution,
     Independent,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
@@ -14,8 +17,8 @@ from torch.distributions import (
 )
 from torch.distributions.kl import register_kl
 
-from vae_tutorial.flows import AutoregressiveTransform
-from vae_tutorial.networks import MADE, check_latent_dim
+from vae_tutorial.flows import AutoregressiveTransform, Reverse
+from vae_tutorial.networks import MADE, as_shape, check_latent_dim
 from vae_tutorial.posteriors import bounded, check_bound
 from vae_tutorial.spec import Part
 
@@ -119,3 +122,105 @@ class AutoregressiveFlow(Part):
     def forward(self) -> Distribution:
         transform = AutoregressiveTransform(self.conditionals)
         return TransformedDistribution(self.base(), [transform], validate_args=False)
+
+
+class StackedFlow(Part):
+    """Several flows one behind the other, the dimensions in reversed order between each two.
+
+    A composition of flows is a flow, and its log-determinant is the sum of theirs: Papamakarios et
+    al. (2017), section 3.1. What one affine flow cannot bend, two or three can.
+
+    Called, it gives a distribution of batch shape ``()`` and event shape ``(D,)``.
+
+    Args:
+        flows: priors such as :class:`AutoregressiveFlow`, all of one ``latent_dim``; the first one
+            meets the noise, the last one gives z.
+
+    Example:
+        >>> prior = StackedFlow([AutoregressiveFlow(2, hidden=(16,)) for _ in range(3)])
+        >>> z = torch.randn(5, 2)
+        >>> torch.allclose(prior().log_prob(z), StandardNormal(2)().log_prob(z))  # at the start
+        True
+    """
+
+    def __init__(self, flows: Sequence[AutoregressiveFlow]) -> None:
+        super().__init__()
+        sizes = {flow.latent_dim for flow in flows}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"needs at least one flow, and all of one latent_dim, got {sorted(sizes)}"
+            )
+        (self.latent_dim,) = sizes
+        self.flows = nn.ModuleList(flows)
+        self.base = StandardNormal(self.latent_dim)
+
+    def forward(self) -> Distribution:
+        transforms = [t for flow in self.flows for t in (Reverse(), *flow().transforms)]
+        return TransformedDistribution(self.base(), transforms[1:], validate_args=False)
+
+
+class MixtureOfGaussians(Part):
+    """A learnt prior without a network: M Gaussians, each with a weight, a mean, a covariance.
+
+    r(z) = sum_m w_m N(z; mu_m, L_m L_m'), with softmax weights and lower triangular L_m. At the
+    start the means are draws of N(0, I), and every covariance is I / 4.
+
+    Called, it gives a distribution of batch shape ``()`` and event shape ``(D,)``.
+
+    Args:
+        latent_dim: D.
+        components: M.
+
+    Example:
+        >>> MixtureOfGaussians(2, components=5)().log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, latent_dim: int, components: int = 100) -> None:
+        super().__init__()
+        self.latent_dim = check_latent_dim(latent_dim)
+        (self.components,) = as_shape((components,), "components")
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_diagonals = nn.Parameter(torch.full((components, latent_dim), -math.log(2)))
+        self.below = nn.Parameter(torch.zeros(components, latent_dim, latent_dim))
+
+    def forward(self) -> Distribution:
+        tril = self.below.tril(-1) + self.log_diagonals.exp().diag_embed()
+        parts = MultivariateNormal(self.means, scale_tril=tril, validate_args=False)
+        weights = Categorical(logits=self.logits, validate_args=False)
+        return MixtureSameFamily(weights, parts, validate_args=False)
+
+
+class VampPrior(Part):
+    """A mixture of the posteriors of M images that are learnt, the "pseudo-inputs" u_m.
+
+    r(z) = 1/M sum_m q(z|u_m), Tomczak & Welling (2018), equation 9: an aggregate posterior of M
+    images instead of N. The pixels of u_m are sigmoids of free numbers, so they stay in [0, 1].
+
+    Called, it gives a distribution of batch shape ``()`` and event shape ``(D,)``.
+
+    Args:
+        encoder: from images to q(z|x). It is part of the prior: freeze it where it must not learn.
+        image_shape: (C, H, W).
+        components: M.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, image_shape: Sequence[int], components: int = 100
+    ) -> None:
+        super().__init__()
+        (self.components,) = as_shape((components,), "components")
+        self.encoder, self.latent_dim = encoder, encoder.posterior.latent_dim
+        shape = as_shape(image_shape, "image_shape")
+        self.pixels = nn.Parameter(torch.randn(components, *shape))
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The images u_m, (M, C, H, W)."""
+        return self.pixels.sigmoid()
+
+    def forward(self) -> Distribution:
+        posteriors = self.encoder(self.pseudo_inputs)
+        weights = Categorical(logits=self.pixels.new_zeros(self.components), validate_args=False)
+        return MixtureSameFamily(weights, posteriors, validate_args=False)

@@ -4,10 +4,10 @@ from math import log
 
 import torch
 
-from vae_tutorial.checks.protocol import Hint, close, exercise, number, randn, tensor
+from vae_tutorial.checks.protocol import Hint, ask, close, exercise, number, randn, tensor
 
 
-@exercise("ch01-bce", "In nats an image.")
+@exercise("ch01-bce", "The answer is in nats per image.")
 def _bce(answer) -> None:
     y, x = torch.sigmoid(randn(1, 2, 4, 784))
     # -log p of a Bernoulli with probability y, once for each of the two values, mixed by the grey.
@@ -25,10 +25,11 @@ def _bce(answer) -> None:
         (swapped.sum(1), "x and y are swapped: the logarithm is taken of the reconstruction."),
     ]
     hint = "Compare with -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)]."
-    close(answer(y, x), each.sum(1), hint, wrong)
+    close(ask(answer, y, x), each.sum(1), hint, wrong)
 
 
 number("ch01-floor", 784 * log(2), "No network can do better, however large.")(
+    (543, "Right so far. Two decimals are asked."),
     (0, "It is not zero: put x = y = 0.5 into the formula."),
     (log(2), "That is one pixel. There are 784."),
     (784, "That is in bits. One bit is log 2 nats."),
@@ -47,7 +48,7 @@ def _pca(answer) -> None:
         return centred @ vectors @ vectors.T + centre
 
     first, last = slice(-k, None), slice(None, k)
-    expected, got = project(x.mean(0), first), tensor(answer(x, k))
+    expected, got = project(x.mean(0), first), tensor(ask(answer, x, k))
     wrong = [
         (expected - x.mean(0), "Nearly. Add the mean again at the end."),
         (project(torch.zeros(6), first), "The points are not centred. Subtract their mean first."),
@@ -68,4 +69,6 @@ def _scale(answer) -> None:
     ]
     # Independently: A^T W_new^T = W^T, solved.
     expected = torch.linalg.solve(A.T, W.T).T
-    close(answer(W, A), expected, "W_new has W's shape, and W_new A z = W z for every z.", wrong)
+    close(
+        ask(answer, W, A), expected, "W_new has W's shape, and W_new A z = W z for every z.", wrong
+    )

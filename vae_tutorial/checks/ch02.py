@@ -1,5 +1,7 @@
 """Chapter 2: the variational autoencoder."""
 
+from math import e, sqrt
+
 import torch
 from torch.distributions import Normal, kl_divergence
 
@@ -41,29 +43,6 @@ def _sample(answer) -> None:
         raise Hint("The numbers are right, but the mean or the log-variance gets no gradient.")
 
 
-@exercise("ch02-elbo", "One bound an image, in nats.")
-def _elbo(answer) -> None:
-    mean, log_variance = randn(7, 4, 2), randn(8, 4, 2) - 1
-    logits, x = 2 * randn(9, 3, 4, 784), torch.sigmoid(randn(10, 4, 784))
-
-    def log_likelihood(logits: torch.Tensor) -> torch.Tensor:
-        y = torch.sigmoid(logits.double())
-        return (x * y.log() + (1 - x) * (1 - y).log()).sum(-1)
-
-    kl = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(-1)
-    each = log_likelihood(logits)  # (3, 4)
-    expected, mixed = each.mean(0) - kl, log_likelihood(logits.mean(0)) - kl
-    wrong = [
-        (mixed, "You averaged the logits. Average the log-likelihoods, one per sample."),
-        (-expected, "This is the negative ELBO, the loss. The bound itself is asked for."),
-        (each.mean(0) / 784 - kl, "You averaged over the pixels. Sum over them."),
-        (each.sum(0) - kl, "You summed over the samples. Average over them."),
-        (each.mean(0) + kl, "The KL term has the wrong sign: the bound subtracts it."),
-    ]
-    hint = "Sum over pixels, average over samples, subtract the KL: shape (B,)."
-    close(answer(logits, x, mean, log_variance), expected, hint, wrong)
-
-
 _COLOUR = "These are colour images of 3 x 32 x 32."
 number("ch02-beta", 3 * 32 * 32 / 20, "Such a model is a beta-VAE that does not know it.")(
     (3 * 32 * 32, "Nearly. The KL term was averaged, too: over the latent dimensions."),
@@ -71,4 +50,12 @@ number("ch02-beta", 3 * 32 * 32 / 20, "Such a model is a beta-VAE that does not 
     (784 / 20, _COLOUR),
     (20 / 3072, "Upside down: the loss gives the KL term more weight, not less."),
     (..., "Multiply the loss by the number of pixels and read off."),
+)
+
+number("ch02-ellipse", sqrt(2 * e), "So e^KL draws from the prior give about one hit.")(
+    (2 * e, "Nearly. That is the square of r."),
+    (sqrt(e), "Density 1 / (2 pi) times area pi (r sigma)^2: a half is left."),
+    (sqrt(2), "The KL term has a -1 in each dimension, and e^-KL an e."),
+    (e, "A density times an area on one side, e^-KL on the other: solve for r."),
+    (..., "Set e^-KL = e sigma^2 equal to the prior's density at zero times the disc's area."),
 )

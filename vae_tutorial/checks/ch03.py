@@ -4,7 +4,16 @@ from math import sqrt
 
 import torch
 
-from vae_tutorial.checks.protocol import Hint, close, exercise, number, randn, same, tensor
+from vae_tutorial.checks.protocol import (
+    Hint,
+    ask,
+    close,
+    exercise,
+    number,
+    randn,
+    same,
+    tensor,
+)
 
 
 @exercise("ch03-variance", "The moments of the mixture say the same.")
@@ -22,7 +31,7 @@ def _variance(answer) -> None:
     # Independently: the moments of a mixture of six Gaussians, E[z^2] - E[z]^2.
     expected = (mean**2 + log_variance.exp()).double().mean(0) - mean.double().mean(0) ** 2
     hint = "Variance of the means plus mean of the variances: shape (D,)."
-    close(answer(mean, log_variance), expected, hint, wrong)
+    close(ask(answer, mean, log_variance), expected, hint, wrong)
 
 
 @exercise("ch03-fitted", "Mean and covariance are those of the codes.")
@@ -30,7 +39,7 @@ def _fitted(answer) -> None:
     codes = randn(11, 40, 3) @ randn(12, 3, 3) + 2
     covariance = torch.cov(codes.T.double())
     # What an affine function of the noise is made of: its value at zero, and at each unit vector.
-    got = tensor(answer(codes, torch.cat([torch.zeros(1, 3), torch.eye(3)])))
+    got = tensor(ask(answer, codes, torch.cat([torch.zeros(1, 3), torch.eye(3)])))
     if got.shape != (4, 3):
         raise Hint(f"Four rows of noise must give four draws, (4, 3), got {tuple(got.shape)}.")
     centred = [(torch.zeros(3), "The draws are centred at zero. Add the mean of the codes.")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from vae_tutorial.checks.protocol import Hint, exercise, number, randn
 from vae_tutorial.models.vae import VAE
@@ -29,8 +29,14 @@ number("ch08-parameters", 32 * 64 * 9 + 64, "The size of the image does not ente
 @exercise("ch08-folder", "Now with your own.")
 def _folder(answer) -> None:
     images = torch.sigmoid(randn(0, 40, 16, 12, 3)).mul(256).byte().numpy()
-    steps = []  # of any optimizer, while the answer runs
-    hook = register_optimizer_step_post_hook(lambda *_: steps.append(1))
+    steps, before = {}, {}  # of each parameter: how many, and what it was in front of the first
+
+    def note(optimizer, *_) -> None:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            steps[id(p)] = steps.get(id(p), 0) + 1
+            before.setdefault(id(p), (p, p.detach().clone()))  # p is kept, and so is its id
+
+    hook = register_optimizer_step_pre_hook(note)
     with hook, tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(images):
             Image.fromarray(image).save(Path(folder) / f"{i:02d}.png")
@@ -46,5 +52,15 @@ def _folder(answer) -> None:
         raise Hint("There is no convolution in it. Use ConvEncoder and ConvDecoder.")
     if not all(p.isfinite().all() for p in vae.parameters()):
         raise Hint("Some weights are not finite. A smaller learning rate?")
-    if not steps:
-        raise Hint("It has not been trained. Call fit before you return it.")
+    _check_trained(vae, steps, before)
+
+
+def _check_trained(vae: VAE, steps: dict, before: dict) -> None:
+    """Two epochs are two steps at least, of every parameter of this very model."""
+    taken = min(steps.get(id(p), 0) for p in vae.parameters())
+    if not taken:
+        raise Hint("It has not been trained. Call fit before you return it, and return that one.")
+    if taken < 2:
+        raise Hint("One step is not two epochs: give fit epochs=2.")
+    if not any((p != first).any() for p, first in before.values() if p.requires_grad):
+        raise Hint("Training did not change it. Is the learning rate zero?")

@@ -44,3 +44,6 @@ def _quadrature(answer) -> None:
     close(answer(log_joint, area), expected, hint, wrong)
     hint = "Right for these, but at -2000 every exponential is zero. Use logsumexp."
     close(answer(log_joint - 2000, area), expected - 2000, hint)
+    apart = torch.tensor([0.0, -900.0, -2000.0], dtype=torch.float64)
+    hint = "Right where all points are alike. These are not: treat each row by itself."
+    close(answer(log_joint + apart[:, None], area), expected + apart, hint)

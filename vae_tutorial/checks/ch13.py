@@ -37,7 +37,10 @@ number("ch13-agree", 0.5 * (0.5 - 1 - log(0.5)), "To repeat what is known costs 
     (..., "Two equal opinions have half the variance. Then 1/2 (v - 1 - ln v)."),
 )
 
-_NORMAL = "A standard normal again: straight lines gain nothing. It takes networks that bend."
+_NORMAL = (
+    "A standard normal again, so this one gains nothing. Other weights give another Gaussian, which "
+    "may fit the codes better; to leave the Gaussians it takes networks that bend."
+)
 number("ch13-linear", 0.8**2 + 0.36, _NORMAL)(
     (0.36, "That is the variance of z_1 once z_2 is known."),
     (0.8 + 0.36, "A factor enters the variance with its square."),

@@ -101,6 +101,20 @@ def tensor(answer) -> Tensor:
     return torch.as_tensor(answer, dtype=torch.float64, device="cpu")
 
 
+def ask(answer: Callable, *args):
+    """What an answer says to tensors; if it cannot take them, to float64 ones, or to arrays.
+
+    A reader may compute in float64 or in NumPy, and both refuse to be mixed with float32 tensors.
+    """
+    first = None
+    for form in (Tensor.float, Tensor.double, Tensor.numpy):
+        try:
+            return answer(*(form(x) if isinstance(x, Tensor) else x for x in args))
+        except (TypeError, RuntimeError, AttributeError) as error:
+            first = first or error
+    raise first
+
+
 def randn(seed: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     """Standard normal numbers from a generator of their own."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -34,6 +34,9 @@ class GatedLayer(Part):
         first: type A, the horizontal stack does not see its own place, and there is nothing to add
             the result to. Later layers (type B) see features of their own place, which hold nothing
             of its symbol, and are residual.
+        classes: how many; each moves what enters the gates by vectors of its own (equation 4).
+            ``None`` knows no classes.
+        dropout: the share of a gate's outputs that training leaves out.
 
     Example:
         >>> v, h = GatedLayer(4, first=True)(*torch.zeros(2, 1, 4, 5, 6))
@@ -41,7 +44,10 @@ class GatedLayer(Part):
         (torch.Size([1, 4, 5, 6]), torch.Size([1, 4, 5, 6]))
     """
 
-    def __init__(self, channels: int, kernel: int = 3, *, first: bool = False) -> None:
+    def __init__(
+        self, channels: int, kernel: int = 3, *, first: bool = False, classes: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         if kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and at least 3, got {kernel}")
@@ -51,15 +57,23 @@ class GatedLayer(Part):
         width = self.reach if first else self.reach + 1
         self.horizontal = nn.Conv2d(channels, 2 * channels, (1, width))
         self.out = nn.Conv2d(channels, channels, 1)
+        self.dropout = nn.Dropout(dropout)
+        if classes is not None:
+            self.shift = nn.Embedding(classes, 4 * channels)
+            nn.init.zeros_(self.shift.weight)  # at first all classes are alike
 
-    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, v: Tensor, h: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r = self.reach
         rows = self.vertical(F.pad(v, (r, r, r, 0)))  # row i from rows i - r to i
         above = F.pad(rows, (0, 0, 1, 0))[..., :-1, :]  # row i gets what was made at row i - 1
         left = F.pad(h, (r, 0, 0, 0))
         if self.first:
             left = left[..., :-1]  # column j from columns j - r to j - 1
-        new = self.out(_gate(self.horizontal(left) + self.to_horizontal(above)))
+        here = self.horizontal(left) + self.to_horizontal(above)
+        if labels is not None:
+            shifts = self.shift(labels)[..., None, None].chunk(2, dim=1)  # (B, 2 C, 1, 1) each
+            rows, here = rows + shifts[0], here + shifts[1]
+        new = self.out(self.dropout(_gate(here)))
         return _gate(rows), new if self.first else h + new
 
 
@@ -73,7 +87,8 @@ class GatedPixelCNN(Part):
     """A prior over grids (H, W) of whole numbers from 0 to K - 1.
 
     Called without arguments it answers with a distribution of event shape (H, W): ``log_prob`` of
-    codes (B, H, W), int64, is (B,), in nats.
+    codes (B, H, W), int64, is (B,), in nats. With classes it is called with their labels (B,), and
+    answers with one distribution for each.
 
     Args:
         num_codes, grid: K and (H, W).
@@ -81,6 +96,8 @@ class GatedPixelCNN(Part):
         layers: gated layers, the first of type A.
         hidden: channels of the 1x1 convolution before the logits.
         kernel: side of the convolutions.
+        classes: how many there are, or ``None``.
+        dropout: of :class:`GatedLayer`.
 
     Example:
         >>> prior = GatedPixelCNN(num_codes=8, grid=(3, 4), channels=4, layers=2, hidden=16)
@@ -91,44 +108,49 @@ class GatedPixelCNN(Part):
 
     def __init__(
         self, num_codes: int, grid: Sequence[int], *, channels: int = 64, layers: int = 11,
-        hidden: int = 512, kernel: int = 3,
+        hidden: int = 512, kernel: int = 3, classes: int | None = None, dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_codes < 2 or layers < 1 or min(grid) < 1:
             got = f"{num_codes}, {layers}, {grid}"
             raise ValueError(f"needs num_codes >= 2, layers >= 1 and a grid, got {got}")
-        self.num_codes, self.grid = num_codes, tuple(grid)
+        self.num_codes, self.grid, self.classes = num_codes, tuple(grid), classes
         self.embedding = nn.Embedding(num_codes, channels)
-        gated = [GatedLayer(channels, kernel, first=i == 0) for i in range(layers)]
+        settings = {"classes": classes, "dropout": dropout}
+        gated = [GatedLayer(channels, kernel, first=i == 0, **settings) for i in range(layers)]
         self.layers = nn.ModuleList(gated)
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, num_codes, 1)
         )
 
-    def forward(self) -> Distribution:
-        return _Grids(self)
+    def forward(self, labels: Tensor | None = None) -> Distribution:
+        return _Grids(self, labels)
 
-    def features(self, embedded: Tensor) -> Tensor:
+    def features(self, embedded: Tensor, labels: Tensor | None = None) -> Tensor:
         """Embedded grids (B, C, H, W) to logits: what can be differentiated by its input."""
+        if (labels is None) != (self.classes is None):
+            needed = "no labels" if self.classes is None else f"labels (B,) below {self.classes}"
+            raise ValueError(f"this model takes {needed}; it was built with {self.classes} classes")
         v = h = embedded
         for layer in self.layers:
-            v, h = layer(v, h)
+            v, h = layer(v, h, labels)
         return self.head(h)
 
-    def logits(self, codes: Tensor) -> Tensor:
+    def logits(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes (B, H, W) to the logits (B, K, H, W) of each place given those before it."""
         check_codes(codes, self.grid, self.num_codes)
-        return self.features(self.embedding(codes).movedim(-1, 1))
+        return self.features(self.embedding(codes).movedim(-1, 1), labels)
 
     @torch.no_grad()
     def sample(
-        self, n: int, *, above: Tensor | None = None, seed: int | None = None,
-        temperature: float = 1.0, progress: bool = False,
+        self, n: int, *, labels: Tensor | None = None, above: Tensor | None = None,
+        seed: int | None = None, temperature: float = 1.0, progress: bool = False,
     ) -> Tensor:  # fmt: skip
         """Draw codes (n, H, W), int64: place after place, one pass through the network for each.
 
         Args:
             n: how many.
+            labels: the class of each, (n,), where the model knows classes.
             above: the first rows of each grid, (n, rows, W), that the rest is drawn given.
             seed: makes the draw repeatable.
             temperature: of the logits; below 1 likely symbols get likelier than the model says.
@@ -144,13 +166,16 @@ class GatedPixelCNN(Part):
             wanted = f"({n}, rows, {width}) with fewer than {height} rows"
             raise ValueError(f"above must be {wanted}, got {tuple(above.shape)}")
         codes[:, :first] = above.to(codes.device)
+        labels = labels if labels is None else labels.to(codes.device)
         with seeded(seed), progress_bar((height - first) * width, progress) as bar:
             for y in range(first, height):
                 for x in range(width):
                     # Rows below do not matter to this place, so they need not be computed.
                     embedded = self.embedding(codes[:, : y + 1]).movedim(-1, 1)
-                    logits = self.features(embedded)[:, :, y, x].float() / temperature  # (n, K)
-                    codes[:, y, x] = torch.multinomial(logits.softmax(1), 1).squeeze(1)
+                    logits = self.features(embedded, labels)[:, :, y, x].float()  # (n, K)
+                    codes[:, y, x] = torch.multinomial(
+                        (logits / temperature).softmax(1), 1
+                    ).squeeze(1)
                     bar.update()
         return codes
 
@@ -158,23 +183,35 @@ class GatedPixelCNN(Part):
 class _Grids(Distribution):
     arg_constraints: ClassVar[dict] = {}
 
-    def __init__(self, model: GatedPixelCNN) -> None:
-        self.model = model
-        super().__init__(torch.Size(), torch.Size(model.grid), validate_args=False)
+    def __init__(self, model: GatedPixelCNN, labels: Tensor | None) -> None:
+        self.model, self.labels = model, labels
+        batch = torch.Size() if labels is None else labels.shape
+        super().__init__(batch, torch.Size(model.grid), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         codes = value.reshape(-1, *value.shape[-2:])
-        nats = F.cross_entropy(self.model.logits(codes), codes, reduction="none").sum((1, 2))
+        labels = self.labels
+        if labels is not None:
+            labels = labels.expand(value.shape[:-2]).reshape(-1)
+        logits = self.model.logits(codes, labels)
+        nats = F.cross_entropy(logits, codes, reduction="none").sum((1, 2))
         return -nats.view(value.shape[:-2])
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.model.sample(math.prod(sample_shape)).view(*sample_shape, *self.model.grid)
+        shape = torch.Size(sample_shape) + self.batch_shape
+        labels = self.labels
+        if labels is not None:
+            labels = labels.expand(shape).reshape(-1)
+        return self.model.sample(math.prod(shape), labels=labels).view(*shape, *self.model.grid)
 
 
-def code_loss(model: GatedPixelCNN, codes: Tensor) -> dict[str, Tensor]:
+def code_loss(
+    model: GatedPixelCNN, codes: Tensor, labels: Tensor | None = None
+) -> dict[str, Tensor]:
     """The negative log-likelihood of codes (B, H, W), int64: exact, not a bound.
 
-    ``loss`` and ``nats`` are the same number, per grid; ``bits`` are per code; each (B,).
+    ``loss`` and ``nats`` are the same number, per grid; ``bits`` are per code; each (B,). A model
+    with classes takes the labels (B,), too, and the likelihood is that given them.
     """
-    nats = -model().log_prob(codes)
+    nats = -model(labels).log_prob(codes)
     return {"loss": nats, "nats": nats, "bits": nats / (math.prod(model.grid) * math.log(2))}

@@ -16,6 +16,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from vae_tutorial.data import Dataset, Split
 from vae_tutorial.evaluate import Estimate, per_example
+from vae_tutorial.likelihoods import _DiscretizedLogistic
 from vae_tutorial.networks import HeConv2d, HeConvTranspose2d, device_of
 from vae_tutorial.randomness import seeded
 from vae_tutorial.spec import Part
@@ -54,14 +55,16 @@ class VectorQuantizer(Part):
 
     The codebook learns by gradient: the codebook loss |sg(v) - e|^2 pulls each entry towards the
     vectors that chose it (equation 3, second term). Or, with ``decay``, without a loss: each entry is
-    the running mean of those vectors (appendix A.1).
+    the running mean of those vectors (appendix A.1). Resets go with either.
 
     Args:
-        num_codes: K, entries, drawn uniformly from [-1/K, 1/K].
+        num_codes: K, entries.
         dim: D.
         decay: of the moving averages; ``None`` learns the codebook by gradient.
-        reset_below: with ``decay``, an entry whose running count in a batch falls below this is
-            dead, and is put on a random vector of the batch.
+        reset_below: an entry whose running count in a batch falls below this is dead, and is put on
+            a random vector of the batch. ``None`` leaves it where it is.
+        start: the entries are drawn from a normal distribution with this standard deviation, by
+            default uniformly from [-1/K, 1/K].
 
     Example:
         >>> quantized, codes, terms = VectorQuantizer(8, dim=4)(torch.zeros(2, 4, 5, 6))
@@ -71,7 +74,7 @@ class VectorQuantizer(Part):
 
     def __init__(
         self, num_codes: int = 128, dim: int = 256, *, decay: float | None = None,
-        reset_below: float = 0.1,
+        reset_below: float | None = None, start: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_codes < 2 or dim < 1:
@@ -79,13 +82,18 @@ class VectorQuantizer(Part):
         if decay is not None and not 0 < decay < 1:
             raise ValueError(f"decay must lie in (0, 1) or be None, got {decay}")
         self.num_codes, self.dim, self.decay, self.reset_below = num_codes, dim, decay, reset_below
-        codebook = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
+        codebook = torch.empty(num_codes, dim)
+        if start is None:
+            codebook.uniform_(-1 / num_codes, 1 / num_codes)
+        else:
+            codebook.normal_(0, start)
         if decay is None:
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-            self.register_buffer("counts", torch.ones(num_codes))
             self.register_buffer("sums", codebook.clone())
+        if decay is not None or reset_below is not None:
+            self.register_buffer("counts", torch.ones(num_codes))
 
     @torch.no_grad()  # whole numbers have no gradient
     def codes(self, z: Tensor) -> Tensor:
@@ -113,9 +121,9 @@ class VectorQuantizer(Part):
             codebook = (z.detach() - entries).square().mean((1, 2, 3))
         else:
             codebook = torch.zeros_like(commitment)
-            if self.training:
-                with torch.autocast(z.device.type, enabled=False):  # running sums in full precision
-                    self._update(z.detach(), codes)
+        if self.training and hasattr(self, "counts"):
+            with torch.autocast(z.device.type, enabled=False):  # running sums in full precision
+                self._update(z.detach(), codes)
         quantized = z + (entries - z).detach()  # entries forward, the identity backward
         return quantized, codes, {"codebook": codebook, "commitment": commitment}
 
@@ -123,14 +131,22 @@ class VectorQuantizer(Part):
     def _update(self, z: Tensor, codes: Tensor) -> None:
         vectors = z.movedim(1, -1).reshape(-1, self.dim)  # (N, D)
         chosen = F.one_hot(codes.flatten(), self.num_codes).to(vectors.dtype)  # (N, K)
-        self.counts.lerp_(chosen.sum(0), 1 - self.decay)
-        self.sums.lerp_(chosen.T @ vectors, 1 - self.decay)
+        rate = 1 - (self.decay or 0.99)
+        self.counts.lerp_(chosen.sum(0), rate)
+        if self.decay is not None:
+            self.sums.lerp_(chosen.T @ vectors, rate)
+        if self.reset_below is not None:
+            self._reset(vectors)
+        if self.decay is not None:
+            self.codebook.copy_(self.sums / self.counts[:, None])
+
+    def _reset(self, vectors: Tensor) -> None:
         dead = self.counts < self.reset_below
         # Drawn for every entry, so that the random numbers do not depend on how many are dead.
         picks = vectors[torch.randint(len(vectors), (self.num_codes,)).to(vectors.device)]
+        moved = self.codebook if self.decay is None else self.sums
+        moved.copy_(torch.where(dead[:, None], picks, moved))
         self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
-        self.sums.copy_(torch.where(dead[:, None], picks, self.sums))
-        self.codebook.copy_(self.sums / self.counts[:, None])
 
 
 class ResidualBlock(Part):
@@ -229,12 +245,14 @@ class VQVAE(Part):
     def likelihood(self, codes: Tensor) -> Distribution:
         """p(x|z) of codes (B, h, w), event (C, H, W): Gaussian pixels, for images in [0, 1].
 
-        Their one scale makes -log p(x|z) the ``reconstruction`` of :func:`vq_loss` plus a constant.
+        Their one scale is the one that :func:`vq_loss` stands for: with M numbers in the vectors of
+        a grid, M times its loss is equation 3 of van den Oord et al. (2017), up to a constant.
         """
         check_codes(codes, self.grid, self.quantizer.num_codes)
         mean = (self.decoder(self.quantizer.lookup(codes)) + 1) / 2
-        # (2 x - 2 mean)^2 / n = (x - mean)^2 / (2 scale^2), with n numbers per image.
-        scale = math.sqrt(math.prod(self.image_shape) / 8)
+        # M / P (2 x - 2 mean)^2 = (x - mean)^2 / (2 scale^2), with P numbers per image.
+        ratio = math.prod(self.image_shape) / (math.prod(self.grid) * self.quantizer.dim)
+        scale = math.sqrt(ratio / 8)
         return Independent(Normal(mean, scale, validate_args=False), 3)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -275,6 +293,9 @@ def perplexity(codes: Tensor, num_codes: int) -> Tensor:
 def vq_loss(model: VQVAE, x: Tensor, *, commitment_weight: float = 0.25) -> Terms:
     """The objective of van den Oord et al. (2017), equation 3, with means in place of sums.
 
+    That is the equation itself, divided by the M numbers of a grid's vectors, for the Gaussian
+    pixels of :meth:`VQVAE.likelihood`. So beta weighs the commitment as theirs does.
+
     Args:
         model, x: the VQ-VAE, and images (B, C, H, W) in [0, 1].
         commitment_weight: their beta.
@@ -311,6 +332,48 @@ def measure_vqvae(
         "perplexity": Estimate(perplexity(codes, k)),
         "codes_used": Estimate(len(codes.unique()) / k),
     }
+
+
+def _place_bits(x: Tensor, y: Tensor, scale: Tensor | float) -> Tensor:
+    """-log2 of the probability of the pixels' levels, a mean over each place's numbers: (B, h, w).
+
+    By a discretized logistic around y, its scale a number or (B, 1, H, W), in float64.
+    """
+    y = y.double()
+    log_prob = _DiscretizedLogistic(y, torch.as_tensor(scale).to(y)).log_prob(x.double())
+    return F.avg_pool2d(-log_prob.mean(1), 4) / math.log(2)
+
+
+@torch.no_grad()
+def fit_scales(model: VQVAE, x: Tensor) -> Tensor:
+    """For each symbol the scale, of fifteen, of a discretized logistic that fits its places best.
+
+    Fitted to images (N, C, H, W) in [0, 1]; the scales (K,), in greys, lie between 2 and 50 levels.
+    """
+    codes = model.encode(x)
+    redrawn, k = model.decode(codes), model.quantizer.num_codes
+    scales = torch.logspace(0.3, 1.7, 15, dtype=torch.float64, device=codes.device) / 255
+    cost = torch.zeros(len(scales), k, dtype=torch.float64, device=codes.device)
+    for row, scale in zip(cost, scales, strict=True):
+        row.index_add_(0, codes.flatten(), _place_bits(x, redrawn, scale).flatten())
+    return scales[cost.argmin(0)]
+
+
+def pixel_bits(
+    model: VQVAE, data: Split | Tensor, scales: Tensor, *, batch_size: int = 500
+) -> Tensor:
+    """Bits per dimension of images given their codes, (N,), float64: -log2 p(x|k) / P.
+
+    With those of the codes, -log2 p(k) / P, they are an upper bound on -log2 p(x) / P, for p(x) is a
+    sum over all grids. Pixels are discretized logistics with the scales (K,) of their symbols.
+    """
+
+    def bits(model: VQVAE, x: Tensor) -> Terms:
+        codes = model.encode(x)
+        wide = scales.to(x.device)[codes].repeat_interleave(4, 1).repeat_interleave(4, 2)
+        return {"bits": _place_bits(x, model.decode(codes), wide[:, None]).mean((1, 2))}
+
+    return per_example(model, bits, data, batch_size=batch_size)["bits"]
 
 
 def codes_of(model: VQVAE, source: Dataset, *, batch_size: int = 500) -> Dataset:
