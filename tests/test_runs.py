@@ -398,7 +398,7 @@ BOUNDS = {
     "fashion-mnist/[!rv]*": 2370, "fashion-mnist/residual": 2160, "fashion-mnist-posteriors/*": -26, "mnist-posteriors/*": -0.04, "mnist-binarized-posteriors/*": -4.9,
     "cifar10-posteriors/*": -9.5, "cifar10/conv": 14970, "textures/*": 3700, "cifar10-jpeg/[!v]*": 15020,
     "cifar10-jpeg/v*": 0.005, "cifar10-jpeg-codes/*": 4.85, "fashion-mnist/v*": 0.05, "fashion-mnist-codes/*": 2.7,
-    "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/[vw]*": 3.6, "mixture/plain-?": 4.6, "ring/*": 3.6, "pin*": 4.1,
+    "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/vae": 3.3, "mixture/warm-up-?": 3.7, "mixture/plain-?": 4.3, "ring/*": 3.6, "pin*": 4.1,
 }  # fmt: skip
 BETTER = [  # than the one behind it, by so many nats
     *((f"mnist/collapse-warm-up-{i}", f"mnist/collapse-plain-{i}", 2) for i in range(3)),
@@ -419,6 +419,8 @@ BETTER = [  # than the one behind it, by so many nats
       for a, b in (("resets", "plain"), ("both", "averages"))),
     *((f"fashion-mnist/vq-k{k}", "fashion-mnist/vq-k16", 0.001) for k in (64, 256, 1024)),
     ("fashion-mnist-codes/pixelcnn-labels", "fashion-mnist-codes/pixelcnn", 0.05),
+    *((f"mixture/warm-up-{i}", f"mixture/plain-{i}", 0.5) for i in range(3)),
+    *((f"ring/full-covariance-{i}", f"ring/mean-field-{i}", 0.02) for i in range(3)),
 ]  # fmt: skip
 
 
@@ -472,8 +474,10 @@ def test_what_the_book_says_of_neighbours_and_families():
         toy_set = name.split("/")[0]
         if toy_set in toy.NAMES and toy.log_density(toy_set, ROWS[:, :2]) is not None:
             truth = -float(toy.log_density(toy_set, data.load(toy_set).test.examples).mean())
-            off = 0.02 if toy_set in toy.GAUSSIANS else 0.35
-            assert -0.005 < reached(name) - truth < (1.5 if "plain" in name else off)
+            off = 0.02 if toy_set in toy.GAUSSIANS else 0.2
+            if name.startswith(("mixture/plain", "mixture/warm-up")):  # short, with latents stuck
+                off = 1.2
+            assert -0.005 < reached(name) - truth < off
     # The codes are used, and the prior over them knows more than their frequencies.
     for name in ("cifar10", "fashion-mnist"):
         codes = metrics(f"{name}/vqvae")
