@@ -23,7 +23,8 @@ LAYERS = (
     ("batches", "history", "checkpoint"),
     ("models.vae", "models.autoencoder", "objectives"),
     ("evaluate",),
-    ("fit", "models", "latent", "style"),
+    ("exchange",),
+    ("fit", "models", "latent", "style", "diagrams"),
     ("runs", "plots", "checks"),
     ("__init__",),
 )
