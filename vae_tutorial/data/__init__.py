@@ -33,7 +33,7 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
       (45,000 / 5,000 / 10,000 of 3x32x32) and ``"svhn"`` (68,257 / 5,000 / 26,032 of 3x32x32):
       torchvision downloads them at the first use. The validation images are drawn from the
       training images under a fixed seed; the test images are the original ones.
-      CIFAR-10 may also lie in class folders, ``cifar10/{train,test}/CLASS/*.png``, as many
+      CIFAR-10 may also lie in folders ``cifar10/{train,test}/CLASS`` of PNG files, as many
       mirrors have it; either way its images come in the same order, one of the book's own.
     - ``"folder:PATH"``: your own images, all of one size, in 80 / 10 / 10 per cent. Subfolders,
       where there are any, are the classes.
