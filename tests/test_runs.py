@@ -109,6 +109,24 @@ def test_trains_once_then_loads(folder, fits, monkeypatch):
     assert not same(weights(run_of(folder, seed=4, retrain=False).model), weights(first.model))
 
 
+def test_a_run_may_go_without_its_weights(folder, fits, trained):
+    whole = run_of(folder)
+    light = run_of(folder, retrain=True, keep_weights=False)  # the earlier weights are of no run now
+    assert (sorted(bytes_in(folder)), light.model, len(fits)) == ([JSON], None, 2)
+    for again in (run_of(folder, keep_weights=False), load_run("rows/run", root=folder.parent.parent)):
+        assert again.model is None
+        assert again.metrics == light.metrics == whole.metrics
+        pd.testing.assert_frame_equal(again.history, light.history)
+    assert light.info["identity"] == whole.info["identity"]
+    with pytest.raises(ValueError, match="without its weights"):
+        run_of(folder)
+    assert (sorted(bytes_in(folder)), len(fits)) == ([JSON], 2)
+    with pytest.raises(ValueError, match=r"settings\.seed"):  # it is held to its identity all the same
+        run_of(folder, keep_weights=False, seed=4)
+    assert run_of(trained[1], keep_weights=False).model is None  # not asked for: not read
+    assert_alike(run_of(folder, retrain=True), whole)
+
+
 def test_run_json_says_what_the_run_is(trained):
     run, folder = trained
     identity = run.info["identity"]
@@ -386,6 +404,7 @@ def test_the_contract_a_model_of_ones_own(tmp_path):
 
 ARTIFACTS = ROOT / "artifacts"
 NAMES = sorted("/".join(p.parts[-3:-1]) for p in ARTIFACTS.glob("[!d]*/*/run.json"))  # no digits
+WHOLE = [name for name in NAMES if (ARTIFACTS / name / WEIGHTS).exists()]  # not metrics alone
 every_run = pytest.mark.parametrize("name", NAMES)
 # What they reach at least, rounded up: nats per test image (of the VQ-VAE the squared error, of the
 # PixelCNN bits). A retrained run that is worse is not what the chapters speak of.
@@ -446,9 +465,12 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
         assert identify(build(identity[part])) == identity[part]
     assert len(run.epochs()) == len(run.epochs("train")) == identity["settings"]["epochs"]
     assert np.isfinite(list(run.metrics.values())).all()
-    assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
     files = bytes_in(ARTIFACTS / name)
-    assert sorted(files) == [WEIGHTS, JSON]
+    if run.model is None:  # a further seed: the first one keeps its weights
+        assert (sorted(files), identity["settings"]["seed"] > 0) == ([JSON], True)
+    else:
+        assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
+        assert sorted(files) == [WEIGHTS, JSON]
     assert sum(map(len, files.values())) < 5e6  # a clone of the repository brings them all
     (bound,) = (bound for pattern, bound in BOUNDS.items() if fnmatch(name, pattern))
     assert reached(name) <= bound
@@ -520,7 +542,7 @@ COLLAPSED = "mnist/start-torch-*"  # which is what chapter 8 shows
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if n.startswith("mnist/") and not fnmatch(n, COLLAPSED)]
+    "name", [n for n in WHOLE if n.startswith("mnist/") and not fnmatch(n, COLLAPSED)]
 )
 def test_models_of_mnist_know_the_bundled_digits(name, digits):
     x = data.to_float(digits.test.images[:100])
@@ -534,7 +556,7 @@ def test_models_of_mnist_know_the_bundled_digits(name, digits):
 
 
 @pytest.mark.slow
-@every_run
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_stored_metrics_are_measured_again(name):
     run = load_run(name, root=ARTIFACTS)
     stored = run.info["identity"]["data"]

@@ -3,7 +3,8 @@
 A run is a folder ``artifacts/DATA SET/RUN`` with two files: ``model.safetensors`` (the weights) and
 ``run.json`` (what they are: identity, package versions, device, seconds, history, metrics, and a
 checksum over all of it). The identity is what decides the result: the model's spec, the objective,
-the data and every setting. No pickle is ever read.
+the data and every setting. A run that serves its numbers alone may go without the weights. No
+pickle is ever read.
 """
 
 import contextlib
@@ -47,10 +48,10 @@ _ADVICE = (
 
 @dataclass
 class Run:
-    """A trained model and what is known of it."""
+    """A trained model and what is known of it; no model where its weights were not kept."""
 
     name: str
-    model: nn.Module = field(repr=False)
+    model: nn.Module | None = field(repr=False)
     history: pd.DataFrame = field(repr=False)
     metrics: dict[str, Estimate]
     info: dict = field(repr=False)
@@ -69,6 +70,7 @@ def fit_or_load(
     *,
     measure: Callable[..., dict] | None = None,
     labels: bool = False,
+    keep_weights: bool = True,
     root: str | Path | None = None,
     retrain: bool | None = None,
     progress: bool = True,
@@ -89,6 +91,9 @@ def fit_or_load(
             :func:`~vae_tutorial.evaluate.evaluate` with the training objective; a usual choice is
             ``partial(evaluate, objective=elbo, samples=10)``.
         labels: whether the objective is called with the labels, too.
+        keep_weights: whether the trained weights are stored. The second and third seed of a
+            comparison often serve their metrics and history alone: then ``False`` keeps the folder
+            small, and the run's model is ``None``.
         root: where runs live; by default ``artifacts/`` in the checkout.
         retrain: train although there is a run, and replace it in the end. By default what the
             environment variable ``RETRAIN`` says. A run that was interrupted is gone on with.
@@ -100,8 +105,8 @@ def fit_or_load(
         The run; its model is in evaluation mode, on the device.
 
     Raises:
-        ValueError: when the folder holds a damaged run or one with another identity; nothing is
-            overwritten then.
+        ValueError: when the folder holds a damaged run, one with another identity, or one without
+            the weights that are asked for; nothing is overwritten then.
     """
     settings = _completed_settings(settings)
     prepare = settings["prepare"]
@@ -122,7 +127,7 @@ def fit_or_load(
     checkpoint = folder / "checkpoint.safetensors"
     if (folder / "run.json").exists():
         if not retrain:
-            return _load(folder, model.to(device), identity)
+            return _load(folder, model.to(device) if keep_weights else None, identity)
         finished = (folder / "run.json").stat().st_mtime
         if checkpoint.exists() and checkpoint.stat().st_mtime <= finished:
             checkpoint.unlink()  # of the training that made the run: nothing would be trained anew
@@ -141,9 +146,9 @@ def fit_or_load(
     _round(model)  # so that the metrics are those of the weights that are stored
     found = measure(model=model, data=tensors(data.test))
     metrics = {f"test_{k}": v for k, v in found.items() if k != "loss" or len(found) == 1}
-    _save(folder, model, identity, history, metrics)
+    _save(folder, model, identity, history, metrics, keep_weights)
     checkpoint.unlink(missing_ok=True)
-    return _load(folder, model, identity)
+    return _load(folder, model if keep_weights else None, identity)
 
 
 def load_run(
@@ -160,14 +165,18 @@ def load_run(
         build: makes the model of a run whose model is no :class:`~vae_tutorial.spec.Part`.
 
     Returns:
-        The run; its model is in evaluation mode, on the CPU.
+        The run; its model is in evaluation mode, on the CPU, or ``None`` where the run was stored
+        without weights.
 
     Raises:
         ValueError: naming the file, and what is wrong with it: damaged, truncated or swapped
             weights, a class that no longer exists. Nothing is ever half-loaded.
     """
     folder = _runs(root) / name
-    stored = _read(folder)["identity"]["model"]
+    info = _read(folder)
+    if info["weights_sha256"] is None:
+        return _load(folder, None, None)
+    stored = info["identity"]["model"]
     if "builder" in stored and build is None:
         raise ValueError(
             f"the model of {folder} is no vae_tutorial.spec.Part, so it cannot be built from its "
@@ -235,11 +244,16 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _save(
-    folder: Path, model: nn.Module, identity: dict, history: pd.DataFrame, metrics: dict
+    folder: Path,
+    model: nn.Module,
+    identity: dict,
+    history: pd.DataFrame,
+    metrics: dict,
+    keep_weights: bool,
 ) -> None:
     """Write ``model.safetensors`` and ``run.json``, each atomically, the second naming the first."""
     weights = {k: _stored(v).cpu().contiguous() for k, v in model.state_dict().items()}
-    content = save_tensors(weights)
+    content = save_tensors(weights) if keep_weights else b""
     steps, epochs = (history[history.scope == scope] for scope in ("step", "epoch"))
     keep = steps.iloc[:: max(1, -(-len(steps) // _STORED_STEPS))]
     rows = pd.concat([keep, epochs]).sort_values(
@@ -250,7 +264,7 @@ def _save(
     info = {
         "name": f"{folder.parent.name}/{folder.name}",
         "identity": identity,
-        "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "weights_sha256": hashlib.sha256(content).hexdigest() if keep_weights else None,
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
         "device": torch.cuda.get_device_name(device)
         if cuda
@@ -260,8 +274,11 @@ def _save(
         "history": {column: _column(rows[column]) for column in rows.columns},
     }
     # The weights first: a run.json is only ever there beside the weights it names.
-    write_atomically(folder / "model.safetensors", content)
+    if keep_weights:
+        write_atomically(folder / "model.safetensors", content)
     write_atomically(folder / "run.json", _sealed(info))
+    if not keep_weights:  # those of an earlier run, which would belong to nothing
+        (folder / "model.safetensors").unlink(missing_ok=True)
 
 
 def _sealed(info: dict) -> bytes:
@@ -291,10 +308,9 @@ def _read(folder: Path) -> dict:
     return info
 
 
-def _load(folder: Path, model: nn.Module, identity: dict | None) -> Run:
+def _load(folder: Path, model: nn.Module | None, identity: dict | None) -> Run:
     """A run with its weights in a model, which is left alone when anything is wrong."""
     info = _read(folder)
-    path = folder / "model.safetensors"
     if identity is not None and info["identity"] != identity:
         differs = differences(_with_defaults(info["identity"]), identity)
         if differs:
@@ -302,9 +318,23 @@ def _load(folder: Path, model: nn.Module, identity: dict | None) -> Run:
                 f"{folder / 'run.json'} is another run; it differs in {'; '.join(differs)}. Give "
                 "the run another name, or set RETRAIN=1 to replace it. Nothing was overwritten."
             )
+    if model is not None:
+        _read_weights(folder / "model.safetensors", model, info["weights_sha256"])
+        model.eval()
+    metrics = {k: Estimate(*v) for k, v in info["metrics"].items()}
+    return Run(info["name"], model, pd.DataFrame(info["history"]), metrics, info)
+
+
+def _read_weights(path: Path, model: nn.Module, digest: str | None) -> None:
+    """Weights from a file into a model, once all of it is known to fit."""
+    if digest is None:
+        raise ValueError(
+            f"{path.parent} was stored without its weights (keep_weights=False); RETRAIN=1 trains "
+            "them anew. Nothing was overwritten."
+        )
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != info["weights_sha256"]:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError("it is truncated, damaged, or of another run")
         weights = load_tensors(content)
     except (OSError, ValueError, SafetensorError) as error:
@@ -320,8 +350,6 @@ def _load(folder: Path, model: nn.Module, identity: dict | None) -> Run:
             f"{path} belongs to another model: {', '.join(sorted(wrong)[:4])} differ(s)"
         )
     model.load_state_dict({k: v.to(current[k].dtype) for k, v in weights.items()})
-    metrics = {k: Estimate(*v) for k, v in info["metrics"].items()}
-    return Run(info["name"], model.eval(), pd.DataFrame(info["history"]), metrics, info)
 
 
 def _with_defaults(stored: dict) -> dict:
