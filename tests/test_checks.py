@@ -32,6 +32,11 @@ def likelihood(logits, x):
     return (x * logits - softplus(logits)).sum(-1)
 
 
+def half_angle(a, b):
+    """Half-way on the spherical path from a to b, tensors or arrays: cos(w/2) from cos(w)."""
+    return (a + b) / (2 + 2 * (a @ b) / (a @ a * (b @ b)) ** 0.5) ** 0.5
+
+
 def cov(codes, mean=0):
     return mean + torch.linalg.cholesky(codes.T.cov())
 
@@ -75,7 +80,7 @@ NUMBERS = {
     "ch04-quarter": (5 / 2**0.5, 2, {
         20**0.5: "the ends", 12.5: "Take the root", 10**0.5: "half-way", 4: "squares"}),
     "ch04-atleast": (30 - log(6) - 4 * log(10), 1, {
-        log(6e4): "the rest", 30: "two parts", 30 - log2(6e4): "natural", 5: "less log N"}),
+        log(6e4): "the rest", 30: "two parts", 30 - log2(6e4): "natural", 5: "minus log N"}),
     "ch05-sigma": (1.536**0.5, 2, {
         1.536: "the variance", 1536**0.5: "weight of the KL", 0.512**0.5: "three values",
         0.0005**0.5: "number of pixels", 1: "Bring the loss"}),
@@ -93,7 +98,8 @@ NUMBERS = {
     "ch08-parameters": (sum(p.numel() for p in torch.nn.Conv2d(32, 64, 3).parameters()), 2, {
         18432: "are missing", 18464: "output channels", 640: "input channels", 64: "windows"}),
     "ch09-common": (log(2), 2, {
-        log(4): "Twice", -log(0.8): "mutual information", 0.6: "into the formula"}),
+        log(4): "Twice", -log(0.8): "mutual information", 1: "in bits",
+        0.6: "into the formula"}),
     "ch10-waste": (-log(0.6), 2, {
         log(0.6): "positive", -2 * log(0.6): "Twice", -log2(0.6): "in bits", 0.8: "covariance"}),
     "ch11-bits": (2**8 * log2(512), 1, {
@@ -122,7 +128,9 @@ FUNCTIONS = {
     "ch01-pca": (pca, {
         "Add the mean": lambda r, x, k: r(x, k) - x.mean(0), "Centre": lambda r, x, k: x,
         "not centred": lambda r, x, k: r(x, k, centre=False), "Turn": lambda r, x, k: x[:, :k],
-        "last components": lambda r, x, k: r(x, k, first=False)}),
+        "last components": lambda r, x, k: r(x, k, first=False),
+        "k is 3, and you use 2": lambda r, x, k: r(x, 2),
+        "k is 2, and you use 3": lambda r, x, k: r(x, 3)}),
     "ch01-scale": (lambda W, A: W @ A.inverse(), {
         "must undo A": lambda r, W, A: W @ A, "transposed": lambda r, W, A: W @ A.inverse().T,
         r"Expected shape \(7, 2\)": lambda r, W, A: A.inverse(), "every z": lambda r, W, A: W}),
@@ -302,6 +310,8 @@ def test_answers_come_in_any_form_and_must_be_exact(name, form, said):
     ("ch01-scale", lambda W, A: np.dot(W, np.linalg.inv(A)).astype(np.float64)),
     ("ch03-variance", lambda m, v: np.var(m, axis=0) + np.exp(v).mean(0)),
     ("ch03-fitted", lambda z, e: z.mean(0) + e @ cov(z.double()).T),
+    ("ch04-middle", lambda a, b: np.eye(5) @ half_angle(a, b)),
+    ("ch04-middle", lambda a, b: torch.eye(5, dtype=torch.float64) @ half_angle(a, b)),
     ("ch06-price", lambda rho: -torch.log(1 - rho**2) / 2),
     ("ch07-warmup", LinearWarmUp(fraction=3 / 7)),
     ("ch07-warmup", lambda p: np.interp(p, [0, 3 / 7], [0, 1])),

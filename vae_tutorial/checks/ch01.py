@@ -29,7 +29,7 @@ def _bce(answer) -> None:
 
 
 number("ch01-floor", 784 * log(2), "No network can do better, however large.")(
-    (543, "Right so far. Two decimals are asked."),
+    (543, "Right so far. Two decimals are asked for."),
     (0, "It is not zero: put x = y = 0.5 into the formula."),
     (log(2), "That is one pixel. There are 784."),
     (784, "That is in bits. One bit is log 2 nats."),
@@ -40,24 +40,27 @@ number("ch01-floor", 784 * log(2), "No network can do better, however large.")(
 
 @exercise("ch01-pca", "An eigendecomposition of the covariance matrix gives the same.")
 def _pca(answer) -> None:
-    x, k = randn(2, 30, 6) @ randn(3, 6, 6) + 5, 2
+    x = randn(2, 30, 6) @ randn(3, 6, 6) + 5
 
     def project(centre: torch.Tensor, columns: slice) -> torch.Tensor:
         centred = (x - centre).double()
         vectors = torch.linalg.eigh(centred.T @ centred)[1][:, columns]  # in ascending order
         return centred @ vectors @ vectors.T + centre
 
-    first, last = slice(-k, None), slice(None, k)
-    expected, got = project(x.mean(0), first), tensor(ask(answer, x, k))
-    wrong = [
-        (expected - x.mean(0), "Nearly. Add the mean again at the end."),
-        (project(torch.zeros(6), first), "The points are not centred. Subtract their mean first."),
-        (project(x.mean(0), last), "These are the last components: eigh sorts in ascending order."),
-    ]
-    if got.shape == (30, k):
-        raise Hint("These are the k numbers of each point. Turn them back into points.")
-    hint = "Centre, project on the first k components, come back, add the mean."
-    close(got, expected, hint, wrong)
+    mean, zero = x.mean(0), torch.zeros(6)
+    for k, other in ((2, 3), (3, 2)):
+        first, last = slice(-k, None), slice(None, k)
+        expected, got = project(mean, first), tensor(ask(answer, x, k))
+        wrong = [
+            (expected - mean, "Nearly. Add the mean again at the end."),
+            (project(zero, first), "The points are not centred. Subtract their mean first."),
+            (project(mean, last), "These are the last components: eigh sorts in ascending order."),
+            (project(mean, slice(-other, None)), f"Here k is {k}, and you use {other} components."),
+        ]
+        if got.shape == (30, k):
+            raise Hint("These are the k numbers of each point. Turn them back into points.")
+        hint = "Centre, project on the first k components, come back, add the mean."
+        close(got, expected, hint, wrong)
 
 
 @exercise("ch01-scale", "So the coordinates of a code mean nothing by themselves.")
