@@ -11,6 +11,7 @@ import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_hex
+from matplotlib.patches import Polygon, Rectangle
 from PIL import Image
 from tiny import random_images
 
@@ -60,6 +61,20 @@ def cells(ax) -> list:
     return [*zip(centres[counts > 0].tolist(), counts[counts > 0].tolist(), strict=True)]
 
 
+def outlines(ax) -> list:
+    """Of histograms drawn as outlines, the bins that hold anything: (centre, height, colour)."""
+    found = []
+    for patch in ax.patches:
+        if isinstance(patch, Polygon):
+            assert not patch.get_fill()
+            assert patch.get_linewidth() > 0
+            bins = patch.get_xy()[1:-1].reshape(-1, 2, 2)  # two corners each, side by side
+            found += [
+                (*((a + b) / 2).tolist(), to_hex(patch.get_edgecolor())) for a, b in bins if a[1]
+            ]
+    return found
+
+
 def legend(ax) -> dict:
     """Words to colours, of the axes' legend or the figure's."""
     one = ax.get_legend() or next(iter(ax.figure.legends), SimpleNamespace(texts=[]))
@@ -79,7 +94,8 @@ READ = {
     "lines": lambda ax: {c.get_label(): (colour(c), c.get_linestyle(), *c.get_xydata().T.tolist())
                          for c in ax.lines},
     "columns": lambda ax: [(p.get_x() + p.get_width() / 2, p.get_height(), colour(p))
-                           for p in ax.patches if p.get_height()],
+                           for p in ax.patches if isinstance(p, Rectangle) and p.get_height()],
+    "outlines": outlines,
     "rows": lambda ax: [(p.get_y(), p.get_width(), colour(p)) for p in ax.patches],
     "circles": lambda ax: [(p.center, p.radius, to_hex(p.get_edgecolor())) for p in ax.patches],
     "whiskers": lambda ax: [segment.tolist() for segment in ax.collections[0].get_segments()],
@@ -146,11 +162,12 @@ FIGURES = {
         {0: {"circles": [(0, 0, radius, INK) for radius in (1, 2, 3)], "points": POINTS}}),
     "marginals": (
         lambda: plots.marginals({"a": FIVE, "b": -FIVE, "c": FIVE}, columns=4, limit=4.5, bins=46),
-        {2: {"columns": [(x, 2.5, shade) for shade, two in ((TRAIN, (1, 3)), (HELD_OUT, (-3, -1)),
-                                                            (ACCENT, (1, 3))) for x in two],
+        {2: {"columns": [(1, 2.5, TRAIN), (3, 2.5, TRAIN)],
+             "outlines": [(x, 2.5, shade) for shade, two in ((HELD_OUT, (-3, -1)), (ACCENT, (1, 3)))
+                          for x in two],
              "legend": {"a": TRAIN, "b": HELD_OUT, "c": ACCENT, "standard normal": INK},
              "lines": NORMAL, "names": ("$z_{3}$", "", "")},
-         4: {"columns": [(4.4, 5, TRAIN), (-4.4, 5, HELD_OUT), (4.4, 5, ACCENT)]},
+         4: {"columns": [(4.4, 5, TRAIN)], "outlines": [(-4.4, 5, HELD_OUT), (4.4, 5, ACCENT)]},
          5: {"visible": False}}),
     "pair_plot": (lambda: plots.pair_plot(FIVE, [0, 3, 2], limit=4.5),
         {0: {"columns": [(0, 5, TRAIN)], "lines": NORMAL, "names": ("", "", "")},
@@ -199,7 +216,11 @@ def test_artists(name, tmp_path):
 
 def test_every_figure_of_the_package_is_drawn_here():
     functions = inspect.getmembers(plots, inspect.isfunction)
-    made = {n for n, f in functions if inspect.get_annotations(f).get("return") is plots.Figure}
+    made = {
+        n
+        for n, f in functions
+        if inspect.get_annotations(f, eval_str=True).get("return") is plots.Figure
+    }
     assert made - {"figure"} == {name.split()[0] for name in FIGURES}
 
 

@@ -4,6 +4,8 @@ Figures are made without pyplot's global state. So a notebook shows one by endin
 call, and nothing is shown twice. Data may be tensors, with a gradient or without, or arrays.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -217,7 +219,7 @@ def prior_circles(fig: Figure) -> Figure:
 
 def _histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **style) -> None:
     """The density of (N,) numbers; those beyond the edges are counted in the last bins."""
-    ax.hist(values.clip(edges[0], edges[-1]), edges, density=True, lw=0, **style)
+    ax.hist(values.clip(edges[0], edges[-1]), edges, density=True, **{"lw": 0} | style)
 
 
 def _standard_normal(ax: Axes, limit: float) -> None:
@@ -235,6 +237,7 @@ def marginals(
     """Histograms of each dimension of codes (N, D), the standard normal's density over them.
 
     There are ``bins`` edges from -limit to limit; what lies beyond is counted in the last bins.
+    The first codes' histograms are filled, those of all others are outlines, so that none is hidden.
     """
     arrays = {name: numbers(code) for name, code in codes.items()}
     d, edges = next(iter(arrays.values())).shape[1], np.linspace(-limit, limit, bins)
@@ -244,8 +247,9 @@ def marginals(
     for ax in axes[d:]:
         ax.set_visible(False)
     for i, ax in enumerate(axes[:d]):
-        for (name, code), colour in zip(arrays.items(), PALETTE, strict=False):
-            _histogram(ax, code[:, i], edges, color=colour, alpha=0.55, label=name)
+        for j, ((name, code), colour) in enumerate(zip(arrays.items(), PALETTE, strict=False)):
+            style = {"histtype": "step", "lw": 1.7} if j else {"alpha": 0.55}
+            _histogram(ax, code[:, i], edges, color=colour, label=name, **style)
         _standard_normal(ax, limit)
         ax.set_title(f"$z_{{{i + 1}}}$", fontsize=10.5, y=0.72, x=0.03)
     handles, names = axes[0].get_legend_handles_labels()

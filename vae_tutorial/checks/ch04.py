@@ -4,7 +4,7 @@ from math import log, log2, sqrt
 
 import torch
 
-from vae_tutorial.checks.protocol import close, exercise, number, randn
+from vae_tutorial.checks.protocol import ask, close, exercise, number, randn
 
 
 @exercise("ch04-middle", "It stays in the shell.")
@@ -19,7 +19,7 @@ def _middle(answer) -> None:
         (both / both.norm(), "The direction is right. The length lies between those of the ends."),
     ]
     hint = "Put t = 1/2 into the formula: both weights are sin(w / 2) / sin(w)."
-    close(answer(a, b), both * torch.sin(angle / 2) / torch.sin(angle), hint, wrong)
+    close(ask(answer, a, b), both * torch.sin(angle / 2) / torch.sin(angle), hint, wrong)
 
 
 number("ch04-quarter", sqrt(20 * (9 + 1) / 16), "Half-way it is shorter still.")(
@@ -33,5 +33,5 @@ number("ch04-atleast", 30 - log(60_000), "However well the model was trained.", 
     (log(60_000), "That is the most that the middle part can take. Give the rest."),
     (30, "The KL term has two parts. The middle one may take up to log N of it."),
     (30 - log2(60_000), "log N in nats is the natural logarithm."),
-    (..., "30 less log N."),
+    (..., "30 minus log N."),
 )

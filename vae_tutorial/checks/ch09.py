@@ -25,6 +25,7 @@ def _entropy(answer) -> None:
 number("ch09-common", 0.5 * log(1.6 / 0.4), "With a correlation of 1 it would be infinite.")(
     (log(1.6 / 0.4), "Twice too much: there is a factor of 1/2."),
     (-0.5 * log(0.64), "That is their mutual information. A z that splits the two needs more."),
+    (log(2) / log(2), "That is in bits."),
     (..., "Put rho = 0.6 into the formula."),
 )
 

@@ -4,6 +4,8 @@ A check is a function of the answer that raises a :class:`Hint` unless it is rig
 answer is a number, the check is a table, :class:`Number`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
