@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SITE   := book/_build/html
+# The book is built in an environment of its own, which needs no PyTorch (book/_ext/package.py).
+BOOK   := .venv-book
 # Two cores: two workers of one thread each (tools/run_tests.py).
 WORKERS ?= 2
 
@@ -28,19 +30,24 @@ help:
 	@echo "VAE_TUTORIAL_DATA=DIR         look for the data sets there (default: data/)"
 	@echo "VAE_TUTORIAL_DATASET=digits   run the MNIST chapters on scikit-learn's bundled digits"
 
-$(BIN)/python:
+$(BIN)/python $(BOOK)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)/..
 
 # One stamp an extra: installed once, and again only when the versions change.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]' -c constraints.txt
 	@touch $@
 
-$(SITE)/.built: $(BOOK_SOURCES) pyproject.toml CITATION.cff README.md .gitignore | $(VENV)/.installed-book
+$(BOOK)/.installed: pyproject.toml constraints.txt | $(BOOK)/bin/python
+	$(BOOK)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > $(BOOK)/requirements.txt
+	$(BOOK)/bin/python -m pip install --quiet --disable-pip-version-check -r $(BOOK)/requirements.txt -c constraints.txt
+	@touch $@
+
+$(SITE)/.built: $(BOOK_SOURCES) pyproject.toml CITATION.cff README.md .gitignore | $(BOOK)/.installed
 	@rm -f $@
-	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book \
+	$(BOOK)/bin/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book \
 		-W -n --keep-going --quiet
 	@touch $@
 

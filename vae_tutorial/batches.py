@@ -1,15 +1,18 @@
 """Mini-batches: tuples of tensors, cut from data that stays in one piece on the device."""
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from vae_tutorial.data import Split
 
-Data = Tensor | tuple[Tensor, ...] | Split | Iterable
+Data: TypeAlias = "Tensor | tuple[Tensor, ...] | Split | Iterable"
 
 
 class Batches:

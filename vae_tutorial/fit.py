@@ -1,5 +1,7 @@
 """The one training loop of the book: a model, an objective, batches."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -12,8 +12,8 @@ from torch.distributions import Transform, constraints
 class AutoregressiveTransform(Transform):
     """From noise to z, one dimension after the other: z_i = m_i(z_<i) + epsilon_i exp(s_i(z_<i)).
 
-    The affine autoregressive flow of Papamakarios et al. (2017), equation 5: D passes. Its inverse,
-    epsilon_i = (z_i - m_i) exp(-s_i), takes one (equation 6). The Jacobian is triangular, so
+    The affine autoregressive flow of Papamakarios et al. (2017), equation 3: D passes. Its inverse,
+    epsilon_i = (z_i - m_i) exp(-s_i), takes one (equation 4). The Jacobian is triangular, so
     log |det dz/d epsilon| = sum_i s_i.
 
     Args:
@@ -69,8 +69,7 @@ class Reverse(Transform):
     """The dimensions in reversed order: (..., D) to (..., D), and back by the same move.
 
     A permutation changes no volume, so log |det| = 0. Between two autoregressive transforms it makes
-    the second one condition on what the first one left for last: Papamakarios et al. (2017),
-    section 3.1.
+    the second one condition on what the first one left for last: Papamakarios et al. (2017).
 
     Example:
         >>> Reverse()(torch.tensor([1.0, 2.0, 3.0]))

@@ -6,6 +6,8 @@ support is a ValueError on the CPU. On another device, which would have to wait 
 numbers, ``log_prob`` is -inf for its image.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import ClassVar

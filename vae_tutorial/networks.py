@@ -377,7 +377,7 @@ class MaskedLinear(nn.Linear):
     """A linear layer some of whose weights are held at zero by a mask.
 
     The mask is applied in every forward pass, so no optimizer step can fill in a weight that must
-    be zero: Germain et al. (2015), equation 8.
+    be zero: Germain et al. (2015), section 4.
 
     Args:
         mask: (out_features, in_features), of zeros and ones.

@@ -5,6 +5,8 @@ nats per image: **summed** over pixels and latent dimensions. ``"loss"`` comes f
 taken of its **mean** over the batch, so it does not change with the batch size.
 """
 
+from __future__ import annotations
+
 from math import log, prod
 
 import torch
@@ -137,10 +139,10 @@ def beta_nll_elbo(
     """The negative ELBO with beta-NLL as its reconstruction term, for Gaussian pixels.
 
     Each pixel's -log N(x_i; y_i, sigma_i^2) is weighted by sigma_i^(2 nll_beta), through which no
-    gradient flows: Seitzer et al. (2022), equation 5. The gradient of the mean, (y_i - x_i) /
-    sigma_i^2 in the plain objective, no longer fades where the predicted variance is large. At
-    nll_beta = 0 this is :func:`elbo`; at 1 the mean learns as under the squared error. The model
-    needs a :class:`~vae_tutorial.likelihoods.Gaussian` likelihood.
+    gradient flows: Seitzer et al. (2022). The gradient of the mean, (y_i - x_i) / sigma_i^2 in the
+    plain objective, no longer fades where the predicted variance is large. At nll_beta = 0 this is
+    :func:`elbo`; at 1 the mean learns as under the squared error. The model needs a
+    :class:`~vae_tutorial.likelihoods.Gaussian` likelihood.
 
     Args:
         vae, x, beta, samples: as for :func:`elbo`.

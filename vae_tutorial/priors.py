@@ -195,7 +195,7 @@ class MixtureOfGaussians(Part):
 class VampPrior(Part):
     """A mixture of the posteriors of M images that are learnt, the "pseudo-inputs" u_m.
 
-    r(z) = 1/M sum_m q(z|u_m), Tomczak & Welling (2018), equation 9: an aggregate posterior of M
+    r(z) = 1/M sum_m q(z|u_m), Tomczak & Welling (2018), section 3: an aggregate posterior of M
     images instead of N. The pixels of u_m are sigmoids of free numbers, so they stay in [0, 1].
 
     Called, it gives a distribution of batch shape ``()`` and event shape ``(D,)``.

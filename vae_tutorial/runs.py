@@ -7,6 +7,8 @@ the data and every setting. A run that serves its numbers alone may go without t
 pickle is ever read.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import inspect

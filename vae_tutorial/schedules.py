@@ -25,7 +25,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """The one-cycle learning rate of Smith & Topin (2019): up quickly, then down to almost nothing.
+    """A one-cycle learning rate, after Smith & Topin (2019): quickly up, then down to almost zero.
 
     Half a cosine from ``peak / 25`` up to ``peak`` during the first ``warm_up`` of training, and
     half a cosine down to ``peak / 10,000`` in the rest.

@@ -1,6 +1,7 @@
 """The book's one style for figures, and images on an axes: what every figure is made with."""
 
 import io
+from typing import TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 PALETTE = sns.color_palette("colorblind", 10).as_hex()
 TRAIN, HELD_OUT, ACCENT, INK = PALETTE[0], PALETTE[1], PALETTE[2], "#26323f"
 SEQUENTIAL, DIVERGING = "viridis", "vlag"
-Array = Tensor | np.ndarray
+Array: TypeAlias = "Tensor | np.ndarray"
 WIDTH = 7.2  # inches; with the dpi below a figure fills the text column
 RC = {
     "figure.dpi": 120, "savefig.dpi": 120, "figure.figsize": [WIDTH, 4.0], "axes.grid": False,

@@ -30,6 +30,7 @@ ELSEWHERE = {  # by project and name: torch.Tensor is defined in torch._tensor
     ("pandas", "DataFrame"): f"{PANDAS}pandas.DataFrame.html",
     ("matplotlib", "Figure"): "https://matplotlib.org/stable/api/figure_api.html",
     ("matplotlib", "Axes"): "https://matplotlib.org/stable/api/axes_api.html",
+    ("matplotlib", "AxesImage"): "https://matplotlib.org/stable/api/image_api.html",
     ("pathlib", "Path"): f"{PYTHON}pathlib.html#pathlib.Path",
     ("collections", "Callable"): f"{PYTHON}collections.abc.html#collections.abc.Callable",
 }
@@ -42,6 +43,8 @@ def find_elsewhere(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     project to its documentation; all else stays plain text.
     """
     target, place = node["reftarget"], node.get("py:module")
+    if uri := ELSEWHERE.get((target.partition(".")[0], target.rpartition(".")[2])):
+        return nodes.reference("", "", contnode, refuri=uri, internal=False, reftitle=target)
     if node.get("refdomain") != "py" or (found := resolve(f"{place}.{target}", target)) is None:
         return None
     module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", "")

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from contents import MarkdownDirective
+from package import build
 from sphinx.application import Sphinx
-
-from vae_tutorial.spec import build
 
 Run = dict[str, Any]
 NOTHING = "–"

@@ -4,6 +4,8 @@ A point is a row of two numbers: (N, 2), float32, any real numbers. NumPy draws 
 and they are rounded to four decimals: where the last bits of a sine differ, the points do not.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -4,6 +4,8 @@ Both generate from the top down: z_L from N(0, I), then each z_l from p(z_l | z_
 from z_1. They differ in how they infer. Layer 1 is next to the image.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod

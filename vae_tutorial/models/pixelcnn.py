@@ -5,6 +5,8 @@ those before it. The vertical stack of convolutions sees all rows above a place,
 places to its left in the row: together they leave no blind spot.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import ClassVar

@@ -5,6 +5,8 @@ puts the nearest of K codebook vectors in its place; the decoder sees those alon
 grids of whole numbers is learnt afterwards.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -246,7 +248,8 @@ class VQVAE(Part):
         """p(x|z) of codes (B, h, w), event (C, H, W): Gaussian pixels, for images in [0, 1].
 
         Their one scale is the one that :func:`vq_loss` stands for: with M numbers in the vectors of
-        a grid, M times its loss is equation 3 of van den Oord et al. (2017), up to a constant.
+        a grid, M times its loss is equation 3 of van den Oord et al. (2017), summed over the grid,
+        up to a constant.
         """
         check_codes(codes, self.grid, self.quantizer.num_codes)
         mean = (self.decoder(self.quantizer.lookup(codes)) + 1) / 2
@@ -293,8 +296,8 @@ def perplexity(codes: Tensor, num_codes: int) -> Tensor:
 def vq_loss(model: VQVAE, x: Tensor, *, commitment_weight: float = 0.25) -> Terms:
     """The objective of van den Oord et al. (2017), equation 3, with means in place of sums.
 
-    That is the equation itself, divided by the M numbers of a grid's vectors, for the Gaussian
-    pixels of :meth:`VQVAE.likelihood`. So beta weighs the commitment as theirs does.
+    That is the equation itself, summed over a grid and divided by the M numbers of its vectors, for
+    the Gaussian pixels of :meth:`VQVAE.likelihood`. So beta weighs the commitment as theirs does.
 
     Args:
         model, x: the VQ-VAE, and images (B, C, H, W) in [0, 1].
