@@ -3,6 +3,10 @@
 import os
 import platform
 import shutil
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,27 @@ def find_browser() -> str | None:
     """The path of a Chromium, or None."""
     found = [os.environ.get("CHROMIUM"), *map(shutil.which, BROWSERS)]
     return next(filter(None, found), None)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def browsing(folder: Path):
+    """A headless Chromium, and the address at which a server on this machine offers the folder."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server,
+        sync_playwright() as machine,
+        machine.chromium.launch(executable_path=find_browser(), args=flags) as chromium,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield chromium, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def on_digits() -> bool:

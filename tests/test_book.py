@@ -21,9 +21,8 @@ from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer
 from vae_tutorial.spec import identify
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-contents, mending, references, repository, runs = map(
-    import_module, ("contents", "mending", "references", "repository", "runs")
-)
+OWN = ("boxes", "contents", "heads", "light", "live", "mending", "references", "repository", "runs")
+boxes, contents, heads, light, live, mending, references, repository, runs = map(import_module, OWN)
 PAGES = pages()
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -45,6 +44,121 @@ def test_diagrams_stand_in_the_page_and_other_drawings_stay_images(tmp_path):
     ]
     assert not html.select("svg title, svg desc")
     assert [img["src"] for img in html.select("a > img")] == ["two.svg"]
+
+
+# ---------------------------------------------------------------- boxes, heads, what is loaded
+
+
+def html_of(text: str) -> BeautifulSoup:
+    return BeautifulSoup(text, "html.parser")
+
+
+def test_boxes_are_found_by_their_words():
+    page = html_of(
+        "<article><h1>7. Beta, warm-up</h1><blockquote><p><strong>Guess first.</strong> (a) or (b)?</p>"
+        "</blockquote><blockquote><p>A citation.</p></blockquote><p><strong>Takeaway.</strong> It is.</p>"
+        "<p><strong>The answer is (b).</strong> And so on.</p><p>The <strong>answer</strong>: nothing.</p>"
+        "<p>So it goes. The answers are (c), and about the same.</p></article>"
+    )
+    for _ in range(2):  # an incremental build does it again
+        boxes.mark(page)
+        assert page.h1.get_text() == "7. Beta, warm\u2011up"
+        assert [" ".join(q.get("class", [])) for q in page("blockquote")] == ["vae-guess", ""]
+        found = [(p.get("class"), p.get("data-answer")) for p in page.select("article > p")]
+        answer = ["vae-answer"]
+        assert found == [(["vae-takeaway"], None), (answer, "b"), (None, None), (answer, "c")]
+
+
+def test_every_chapters_guess_meets_its_answer():
+    for path in sorted(SITE.glob("notebooks/*.html")):
+        page = soup(path)
+        guess = page.select_one(".vae-guess")
+        letters = set(re.findall(r"\(([a-e])\)", guess.get_text()))
+        answer = page.select_one(".vae-answer[data-answer]")
+        assert len(letters) > 1, f"{path.name}: nothing to choose from"
+        assert answer, f"{path.name}: no paragraph says that the answer is (x)"
+        assert answer["data-answer"] in letters
+        assert guess.find_next(class_="vae-answer") is answer, (
+            f"{path.name}: the answer comes first"
+        )
+
+
+def test_a_head_says_how_long_a_chapter_takes_and_cards_show_its_figure():
+    prose = f"<p>{'word ' * 2000}</p>"
+    figure = '<div class="cell tag_banner"><img alt="Digits" src="../_images/a.png"/></div>'
+    chapter = html_of(f"<article><h1>1. One</h1>{prose}{figure}</article>")
+    front = html_of(
+        '<article><div class="vae-chapters"><div class="sd-card"><a href="../notebooks/1.html">One'
+        '</a></div><div class="sd-card"><a href="../notebooks/2.html">Two</a></div></div></article>'
+    )
+    pictures = {"notebooks/1.html": "_images/a.png"}
+    for _ in range(2):
+        heads.put(chapter, "notebooks/1.html", pictures)
+        heads.put(front, "book/index.html", pictures)
+    assert [img["src"] for img in chapter.select("h1 + .vae-head img")] == ["../_images/a.png"]
+    assert "About 10 minutes" in chapter.select_one(".vae-about").get_text()
+    assert chapter.select_one(".vae-about a")["href"] == "../_sources/notebooks/1.ipynb"
+    assert [len(card("img")) for card in front.select(".sd-card")] == [1, 0]
+    assert front.img["src"] == "../_images/a.png"
+
+
+def test_every_chapter_has_a_figure_for_its_head():
+    chapters = {f"notebooks/{path.name}" for path in SITE.glob("notebooks/*.html")}
+    assert set(heads.banners(SITE)) == chapters
+    assert len(soup("book/index.html").select(".vae-chapters .sd-card img")) == len(chapters)
+
+
+def test_a_page_loads_what_it_uses(tmp_path):
+    (tmp_path / "a.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="30" height="20"/>'
+    )
+    head = (
+        '<script>window.MathJax = {}</script><script src="mathjax/startup.js"></script>'
+        '<script src="_static/scripts/fontawesome.js"></script><script src="searchindex.js"></script>'
+        '<link href="_static/exercise.css" rel="stylesheet"/><script src="documentation_options.js">'
+        '</script><script>localStorage.getItem("mode") || ""</script>'
+    )
+    body = '<i class="theme-switch fa-solid fa-sun fa-lg" data-mode="light" title="Light"></i>'
+    body += '<article><img src="a.svg" alt="A"/>{}</article>'
+    plain, maths = (
+        html_of(f"<html><head>{head}</head><body>{body.format(more)}</body></html>")
+        for more in ("", '<span class="math">x</span><div class="exercise">E</div>')
+    )
+    for page in (plain, plain, maths):
+        light.lighten(page, tmp_path)
+        icon = page.select_one("svg.vae-icon.theme-switch[data-mode=light] > path")
+        assert icon["d"] == light.ICONS["sun"]
+        assert (page.img["loading"], page.img["width"], page.img["height"]) == ("lazy", "30", "20")
+        assert '|| "auto"' in str(page.head)
+    kept = [element.get("src") or element.get("href") for element in plain.select("[src], [href]")]
+    assert kept == ["documentation_options.js", "a.svg"]
+    assert "MathJax" not in str(plain)
+    kept = [(s["src"], s.has_attr("defer")) for s in maths.select("head script[src]")]
+    assert kept == [("mathjax/startup.js", True), ("documentation_options.js", False)]
+    assert maths.select('link[href*="exercise"]')
+    with pytest.raises(ValueError, match="fa-unheard-of"):
+        light.draw_icons(html_of('<i class="fas fa-unheard-of"></i>'))
+
+
+def test_the_script_of_live_figures_is_loaded_where_one_stands():
+    tagged = html_of(
+        '<html><head></head><article><div class="cell tag_live-plane"></div></article></html>'
+    )
+    plain = html_of("<html><head></head><article></article></html>")
+    for page in (tagged, tagged, plain):
+        live.mark(page, "../")
+    assert tagged.select_one("[data-live]")["data-live"] == "vae-2d"
+    assert [s["src"] for s in tagged("script")] == ["../live/live.js"]
+    assert not plain("script")
+
+
+def test_only_a_chain_of_layers_and_bernoulli_means_can_come_alive():
+    layers, numbers = live.decoder(ROOT / "artifacts" / "mnist" / "vae-2d")
+    assert [layer["inputs"] for layer in layers] == [2, 128, 256, 256, 512]
+    assert [layer["activation"] for layer in layers] == ["silu"] * 4 + ["sigmoid"]
+    assert sum(map(len, numbers)) == sum((1 + n["inputs"]) * n["outputs"] for n in layers)
+    with pytest.raises(ValueError, match="ConvDecoder"):
+        live.decoder(ROOT / "artifacts" / "mnist" / "conv")
 
 
 # ---------------------------------------------------------------- the table of runs
@@ -260,7 +374,8 @@ def test_pages_say_what_they_are(page):
     description = html.select_one('meta[name="description"]')["content"]
     assert len(description) >= 40, "too short"
     assert "\\" not in description, "TeX"
-    alts = [img.get("alt", "").strip() for img in html.select("article img")]
+    repeated = ".vae-banner, .vae-card-picture"  # figures that stand, with their words, elsewhere
+    alts = [img.get("alt", "").strip() for img in html.select(f"article img:not({repeated})")]
     bare = [alt for alt in alts if alt in ("", "PLACEHOLDER") or "_images/" in alt]
     assert not bare, "no alternative text that says anything"
     assert not html.select("article svg.vae-diagram:not([aria-label])")
@@ -279,6 +394,7 @@ def test_titles_differ():
 
 def test_what_pages_load_lies_with_the_site():
     files = {path.name for path in (SITE / "mathjax").rglob("*")}
-    assert {"LICENSE", "tex-chtml.js", "MathJax_Main-Regular.woff"} <= files
+    needed = {"startup.js", "core.js", "tex.js", "chtml.js", "lazy.js", "assistive-mml.js"}
+    assert {"LICENSE", "MathJax_Main-Regular.woff", *needed} <= files
     sheets = {p.name: p.read_text(encoding="utf-8") for p in (SITE / "_static").rglob("*.css")}
     assert not [n for n, text in sheets.items() if re.search("url\\([\"']?http", text)]

@@ -1,16 +1,14 @@
 """The built site in headless Chromium: every page, two widths, light and dark."""
 
 import re
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import SITE, find_browser, pages
+from conftest import SITE, browsing, pages
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
 
 pytestmark = [
@@ -20,7 +18,10 @@ pytestmark = [
 ]
 PAGES = pages("_modules", "index.html")
 TYPESET = """async () => {
-    if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+    if (window.MathJax?.startup?.promise) {
+        await MathJax.startup.promise;
+        await MathJax.startup.document.lazyTypesetAll();  // else a formula waits until it is seen
+    }
     await document.fonts.ready;
 }"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -34,25 +35,14 @@ FAULTS = {  # of what happens in a tab, what should not; nothing where all is we
 }
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture(scope="module")
 def tabs():
     """One tab per theme and width. Each notes its errors, and its requests to elsewhere."""
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    with (
-        ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE)) as server,
-        playwright.sync_playwright() as machine,
-        machine.chromium.launch(executable_path=find_browser(), args=flags) as chromium,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with browsing(SITE) as (chromium, address):
         opened = {}
         for theme, width in product(("light", "dark"), (1280, 360)):
             context = chromium.new_context(
-                base_url=f"http://127.0.0.1:{server.server_port}/",
+                base_url=address,
                 viewport={"width": width, "height": 900},
                 color_scheme=theme,
                 reduced_motion="reduce",
@@ -64,7 +54,6 @@ def tabs():
             for event, fault in FAULTS.items():
                 tab.on(event, partial(note, tab.faults, fault))
         yield opened
-        server.shutdown()
 
 
 def note(faults: list[str], fault, event) -> None:

@@ -4,6 +4,10 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
 
+import boxes
+import heads
+import light
+import live
 from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
@@ -114,15 +118,20 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
+    pictures = heads.banners(out)
     for path in sorted(out.rglob("*.html")):
         page = path.relative_to(out)
         gone = page.with_suffix("").as_posix() not in app.env.found_docs
         if gone and page.parts[0] in {"book", "notebooks"}:
             path.unlink()  # its source is gone, and an incremental build left it
-        elif page.parts[0] not in {"_static", "_sources", "mathjax"}:
+        elif page.parts[0] not in {"_static", "_sources", "live", "mathjax"}:
             soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
             mend(soup)
             draw_diagrams(soup, path.parent)
+            boxes.mark(soup)
+            heads.put(soup, page.as_posix(), pictures)
+            light.lighten(soup, path.parent)
+            live.mark(soup, "../" * (len(page.parts) - 1))
             path.write_text(str(soup), encoding="utf-8")
 
 

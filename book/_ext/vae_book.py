@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import contents
+import light
+import live
 import mending
+import package
 import references
 import repository
 import runs
@@ -13,7 +16,7 @@ from sphinx.application import Sphinx
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for part in (contents, mending, references, repository, runs):
+    for part in (contents, light, live, mending, package, references, repository, runs):
         part.setup(app)
     # A changed extension, a new module or a new run makes every page anew.
     root, sources = Path(app.srcdir), sorted(Path(__file__).parent.glob("*.py"))

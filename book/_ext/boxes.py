@@ -1,0 +1,35 @@
+"""What a reader should find at a glance: the guess, its answer, the takeaway of a figure."""
+
+import re
+
+from bs4 import BeautifulSoup, Tag
+
+ANSWER = re.compile(r"\bThe answers?\b[^.]{0,40}?\b(?:is|are) \(([a-e])\)")
+TAKEAWAY = "Takeaway."
+
+
+def mark(soup: BeautifulSoup) -> None:
+    """Give the boxes of a chapter their classes. Safe to apply twice."""
+    for text in soup.select_one("h1").find_all(string=True) if soup.select_one("h1") else ():
+        text.replace_with(re.sub(r"(?<=\w)-(?=\w)", "\u2011", text))  # "warm-up" stays on its line
+    for quote in soup.select("article blockquote"):
+        if opening(quote) == "Guess first.":
+            add(quote, "vae-guess")
+    for paragraph in soup.select("article p:has(> strong)"):
+        if opening(paragraph) == TAKEAWAY:
+            add(paragraph, "vae-takeaway")
+        text = " ".join(paragraph.get_text().split())
+        if paragraph.find_parent("blockquote") is None and (found := ANSWER.search(text)):
+            add(paragraph, "vae-answer")
+            paragraph["data-answer"] = found.group(1)
+
+
+def opening(element: Tag) -> str:
+    """The bold words that an element begins with."""
+    first = element.find("strong")
+    words = first.get_text().strip() if first else ""
+    return words if element.get_text().strip().startswith(words) else ""
+
+
+def add(element: Tag, name: str) -> None:
+    element["class"] = sorted({*element.get("class", []), name})

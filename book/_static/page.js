@@ -1,0 +1,129 @@
+// What a page does under the reader's hand. Without scripts everything is there to be read.
+(() => {
+  "use strict";
+
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const page = document.documentElement;
+
+  function make(name, attributes = {}, text = "") {
+    const element = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.textContent = text;
+    return element;
+  }
+
+  function remembered(key) {
+    try {
+      return localStorage.getItem(key);
+    } catch {
+      return null; // storage may be forbidden
+    }
+  }
+
+  function remember(key, value) {
+    try {
+      localStorage.setItem(key, value);
+    } catch {
+      // then it lasts as long as the page
+    }
+  }
+
+  /* A guess that can be clicked, is remembered, and is met again where the answer stands. */
+  function guesses() {
+    const box = document.querySelector(".vae-guess");
+    const letters = [...new Set([...(box?.textContent ?? "").matchAll(/\(([a-e])\)/g)].map((m) => m[1]))];
+    if (letters.length < 2) return;
+    const key = `guess:${location.pathname.split("/").pop()}`;
+    const answer = document.querySelector(".vae-answer[data-answer]");
+    const row = make("div", { class: "vae-guess-row", role: "group", "aria-label": "Your guess" });
+    row.append(make("span", {}, "Your guess:"));
+    const note = make("p", { class: "vae-guess-note", hidden: "" });
+    answer?.before(note);
+    const choose = (letter) => {
+      for (const button of all("button", row)) {
+        button.setAttribute("aria-pressed", String(button.dataset.letter === letter));
+      }
+      if (!answer || !letter) return;
+      note.hidden = false;
+      note.textContent = letter === answer.dataset.answer
+        ? `You guessed (${letter}): right.`
+        : `You guessed (${letter}).`;
+    };
+    for (const letter of letters) {
+      const button = make("button", { type: "button", "data-letter": letter }, `(${letter})`);
+      button.addEventListener("click", () => {
+        remember(key, letter);
+        choose(letter);
+      });
+      row.append(button);
+    }
+    box.append(row);
+    choose(remembered(key));
+  }
+
+  /* Code can be hidden, for those who came for the ideas; the choice is kept. */
+  function codeSwitch() {
+    const cells = all("article .cell > .cell_input, article .cell > details.above-input");
+    const heading = document.querySelector("article h1");
+    if (cells.length < 3 || !heading) return;
+    const button = make("button", { type: "button", class: "vae-code-switch" });
+    const set = (hide) => {
+      page.classList.toggle("vae-no-code", hide);
+      button.textContent = hide ? "Show the code" : "Hide the code";
+    };
+    button.addEventListener("click", () => {
+      const hide = !page.classList.contains("vae-no-code");
+      remember("code", hide ? "hidden" : "shown");
+      set(hide);
+    });
+    set(remembered("code") === "hidden");
+    (document.querySelector(".vae-head") ?? heading).after(button);
+  }
+
+  /* What is too wide for its box scrolls, and can be reached by Tab; nothing else is a stop. */
+  function scrollable() {
+    const boxes = all("article div.math, article div.highlight > pre, article .output pre, article .vae-scroll");
+    const look = () => {
+      for (const box of boxes) {
+        const wide = box.scrollWidth > box.clientWidth + 1;
+        box.classList.toggle("vae-wide", wide);
+        if (wide) box.tabIndex = 0;
+        else box.removeAttribute("tabindex");
+      }
+    };
+    const watch = new ResizeObserver(look);
+    for (const box of boxes) watch.observe(box);
+    window.MathJax?.startup?.promise?.then(look);
+  }
+
+  /* The phone's list of contents closes when an entry is chosen. */
+  function panels() {
+    for (const link of all(".bd-sidebar-secondary a[href^='#'], .bd-sidebar-primary a[href]")) {
+      link.addEventListener("click", () => {
+        for (const dialog of all("dialog[open]")) dialog.close();
+        for (const toggle of all("input.sidebar-toggle:checked")) toggle.checked = false;
+      });
+    }
+  }
+
+  /* A result of the search leads to the word, not to the top of its page. */
+  function found() {
+    if (location.hash) return;
+    const word = document.querySelector("article .highlighted");
+    for (let box = word?.closest("details:not([open])"); box; box = box.parentElement.closest("details:not([open])")) {
+      box.open = true;
+    }
+    word?.scrollIntoView({ block: "center" });
+  }
+
+  function start() {
+    guesses();
+    codeSwitch();
+    scrollable();
+    panels();
+    setTimeout(found, 0); // once Sphinx has marked the words
+  }
+
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
+  else start();
+})();
