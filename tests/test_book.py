@@ -21,8 +21,21 @@ from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer
 from vae_tutorial.spec import identify
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-OWN = ("boxes", "contents", "heads", "light", "live", "mending", "references", "repository", "runs")
-boxes, contents, heads, light, live, mending, references, repository, runs = map(import_module, OWN)
+OWN = (
+    "boxes",
+    "contents",
+    "heads",
+    "light",
+    "live",
+    "mending",
+    "prose",
+    "references",
+    "repository",
+    "runs",
+)
+boxes, contents, heads, light, live, mending, prose, references, repository, runs = map(
+    import_module, OWN
+)
 PAGES = pages()
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -67,6 +80,21 @@ def test_boxes_are_found_by_their_words():
         found = [(p.get("class"), p.get("data-answer")) for p in page.select("article > p")]
         answer = ["vae-answer"]
         assert found == [(["vae-takeaway"], None), (answer, "b"), (None, None), (answer, "c")]
+
+
+def test_a_work_is_cited_once_and_punctuation_stays_with_its_formula():
+    cited = '<span>(<a class="reference" href="bibliography.html#id9" title="T">Burda et al., 2015</a>)</span>'
+    page = html_of(
+        f"<article><p>Active units: Burda et al. (2015), equation 8 {cited}. See {cited}.</p>"
+        f'<p>Lucas et al. (2015) {cited} say that <span class="math">x</span>, not y.</p></article>'
+    )
+    for _ in range(2):
+        prose.mend(page)
+        first, second = (" ".join(p.get_text().split()) for p in page("p"))
+        assert first == "Active units: Burda et al. (2015), equation 8. See (Burda et al., 2015)."
+        assert second == "Lucas et al. (2015) (Burda et al., 2015) say that x, not y."
+        assert [a.get_text() for a in page("a")] == ["2015", *["Burda et al., 2015"] * 2]
+        assert page.select_one(".vae-together").get_text() == "x,"
 
 
 def test_every_chapters_guess_meets_its_answer():
@@ -147,7 +175,7 @@ def test_the_script_of_live_figures_is_loaded_where_one_stands():
     plain = html_of("<html><head></head><article></article></html>")
     for page in (tagged, tagged, plain):
         live.mark(page, "../")
-    assert tagged.select_one("[data-live]")["data-live"] == "vae-2d"
+    assert tagged.select_one("[data-live=planes]")["data-runs"] == "vae-2d"
     assert [s["src"] for s in tagged("script")] == ["../live/live.js"]
     assert not plain("script")
 

@@ -15,7 +15,7 @@ def mark(soup: BeautifulSoup) -> None:
     for quote in soup.select("article blockquote"):
         if opening(quote) == "Guess first.":
             add(quote, "vae-guess")
-    for paragraph in soup.select("article p:has(> strong)"):
+    for paragraph in soup.select("article p"):
         if opening(paragraph) == TAKEAWAY:
             add(paragraph, "vae-takeaway")
         text = " ".join(paragraph.get_text().split())

@@ -8,6 +8,7 @@ import boxes
 import heads
 import light
 import live
+import prose
 from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
@@ -129,6 +130,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
             mend(soup)
             draw_diagrams(soup, path.parent)
             boxes.mark(soup)
+            prose.mend(soup)
             heads.put(soup, page.as_posix(), pictures)
             light.lighten(soup, path.parent)
             live.mark(soup, "../" * (len(page.parts) - 1))

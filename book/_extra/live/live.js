@@ -72,7 +72,7 @@ export function model(name) {
 /* ---------------------------------------------------------------- drawing */
 
 /** The colours of the page as it is now: three numbers for the ink, a string for each other one. */
-function colours() {
+export function colours() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(name).trim();
   return { text: of("--pst-color-text-base"), line: of("--vae-line"), accent: of("--vae-warm"),
@@ -80,7 +80,7 @@ function colours() {
 }
 
 /** Make a canvas as sharp as the screen; returns its context, in units of CSS pixels. */
-function sharp(canvas) {
+export function sharp(canvas) {
   const { width, height } = canvas.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -95,7 +95,7 @@ const small = document.createElement("canvas");
 [small.width, small.height] = [28, 28];
 
 /** Grey levels in [0, 1] as ink on a canvas, each pixel a square. */
-function drawDigit(canvas, greys) {
+export function drawDigit(canvas, greys) {
   const { context, width } = sharp(canvas);
   const probe = document.createElement("canvas").getContext("2d");
   probe.fillStyle = colours().text;
@@ -109,7 +109,7 @@ function drawDigit(canvas, greys) {
 }
 
 /** Call back once per frame at most, however often it is asked for. */
-function framed(draw) {
+export function framed(draw) {
   let waiting = false;
   return () => {
     if (waiting) return;
@@ -122,14 +122,14 @@ function framed(draw) {
 }
 
 /** Call back when the page changes its theme, or an element its size. */
-function onChange(element, redraw) {
+export function onChange(element, redraw) {
   new MutationObserver(redraw).observe(document.documentElement, {
     attributes: true, attributeFilter: ["data-theme"],
   });
   new ResizeObserver(redraw).observe(element);
 }
 
-function make(parent, name, attributes = {}, text = "") {
+export function make(parent, name, attributes = {}, text = "") {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.textContent = text;
@@ -137,7 +137,7 @@ function make(parent, name, attributes = {}, text = "") {
   return element;
 }
 
-const written = (value) => value.toFixed(2).replace("-", "−");
+export const written = (value) => value.toFixed(2).replace("-", "−");
 
 /* ---------------------------------------------------------------- a point under the hand */
 
@@ -147,7 +147,7 @@ const written = (value) => value.toFixed(2).replace("-", "−");
  * `moved(u, v)` is told where it is, as fractions of the width and of the height from the bottom. A
  * touch that starts sideways drags the point; one that starts upwards or downwards scrolls the page.
  */
-function movable(element, point, moved) {
+export function movable(element, point, moved) {
   const set = (u, v) => {
     point.u = Math.min(1, Math.max(0, u));
     point.v = Math.min(1, Math.max(0, v));
@@ -169,99 +169,6 @@ function movable(element, point, moved) {
     event.preventDefault();
     set(point.u + by[0], point.v + by[1]);
   });
-}
-
-/* ---------------------------------------------------------------- the latent plane */
-
-const SCALES = { linear: [(v) => v, (v) => v], asinh: [Math.asinh, Math.sinh] };
-
-/** For each class the medians of its codes, which it is named at. */
-function medians({ points, labels }) {
-  const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
-  return [...new Set(labels)].sort().map((label) => {
-    const own = points.filter((_, i) => labels[i] === label);
-    return [0, 1].map((axis) => middle(own.map((code) => code[axis])));
-  });
-}
-
-/** One model's plane of codes, and beside it the digit that its decoder draws of the point. */
-function panel(parent, title, coordinates) {
-  const box = make(parent, "div", { class: "vae-live-panel" });
-  make(box, "p", { class: "vae-live-title" }, title);
-  const plane = make(box, "canvas", {
-    class: "vae-live-plane", tabindex: "0", role: "application",
-    "aria-label": `${title}: a plane of codes. Arrow keys move the point, with Shift further; ` +
-      "its decoded image is drawn anew each time.",
-  });
-  const digit = make(box, "canvas", { class: "vae-live-digit", "aria-hidden": "true" });
-  const out = make(box, "output", { class: "vae-live-readout" });
-  const point = { u: 0.5, v: 0.5 };
-  let network = null;
-
-  const [scaled, back] = SCALES[coordinates.scale];
-  const at = () => coordinates.limits.map(([low, high], axis) =>
-    back(low + (high - low) * (axis ? point.v : point.u)));
-
-  const badges = medians(coordinates);
-
-  const draw = () => {
-    const { context, width, height } = sharp(plane);
-    const tone = colours();
-    const [[left, right], [bottom, top]] = coordinates.limits;
-    const place = (x, y) => [((scaled(x) - left) / (right - left)) * width,
-                             (1 - (scaled(y) - bottom) / (top - bottom)) * height];
-    context.globalAlpha = 0.55;
-    coordinates.points.forEach(([x, y], i) => {
-      context.fillStyle = coordinates.palette[coordinates.labels[i]];
-      context.fillRect(...place(x, y).map((v) => v - 1), 2, 2);
-    });
-    context.globalAlpha = 1;
-    [context.strokeStyle, context.lineWidth] = [tone.muted, 1];
-    context.setLineDash([4, 4]);
-    for (const radius of coordinates.circles) {
-      const [cx, cy] = place(0, 0);
-      context.beginPath();
-      context.arc(cx, cy, place(radius, 0)[0] - cx, 0, 2 * Math.PI);
-      context.stroke();
-    }
-    context.setLineDash([]);
-    badges.forEach(([bx, by], name) => {
-      const [px, py] = place(bx, by);
-      context.fillStyle = coordinates.palette[name];
-      context.beginPath();
-      context.arc(px, py, 9, 0, 2 * Math.PI);
-      context.fill();
-      context.fillStyle = "#fff";
-      context.font = "bold 12px sans-serif";
-      [context.textAlign, context.textBaseline] = ["center", "middle"];
-      context.fillText(name, px, py);
-    });
-    const [x, y] = [point.u * width, (1 - point.v) * height];
-    context.lineWidth = 2.5;
-    for (const [colour, radius] of [[tone.ground, 9], [tone.text, 7]]) {
-      context.strokeStyle = colour;
-      context.beginPath();
-      context.arc(x, y, radius, 0, 2 * Math.PI);
-      context.stroke();
-    }
-    const z = at();
-    if (network) drawDigit(digit, forward(network.layers, z));
-    out.textContent = `z = (${z.map(written).join(", ")})`;
-  };
-  const redraw = framed(draw);
-  movable(plane, point, redraw);
-  onChange(plane, redraw);
-  return (got) => {
-    network = got;
-    redraw();
-  };
-}
-
-async function planes(box, names) {
-  const got = await Promise.all(names.map(model));
-  for (const [i, about] of got.entries()) {
-    panel(box, about.title, { ...about.codes, palette: about.palette })(got[i]);
-  }
 }
 
 /* ---------------------------------------------------------------- the front page's map */
@@ -354,14 +261,13 @@ function setUp() {
   }
   for (const cell of document.querySelectorAll("[data-live]")) {
     whenSeen(cell, async () => {
+      const { build } = await import(`./${cell.dataset.live}.js`);
       const still = cell.querySelector("img");
       const frame = document.createElement("div");
-      frame.className = "vae-live";
-      await planes(frame, cell.dataset.live.split(" "));
-      make(frame, "p", { class: "vae-live-hint" }, "Move over a plane, or use the arrow keys: the digit is decoded as you go.");
-      const image = still.closest("a") ?? still;
-      image.before(frame);
-      image.classList.add("vae-live-still"); // printed, where nothing moves
+      frame.className = `vae-live vae-live-${cell.dataset.live}`;
+      await build(frame, cell.dataset.runs.split(" "));
+      (still.closest("a") ?? still).before(frame);
+      (still.closest("a") ?? still).classList.add("vae-live-still"); // printed, where nothing moves
     });
   }
 }

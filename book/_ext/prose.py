@@ -1,0 +1,43 @@
+"""How a sentence reads on the page: citations said once, punctuation that stays with its formula."""
+
+import re
+
+from bs4 import BeautifulSoup, NavigableString, Tag
+
+NEAR = 70  # how many characters before a citation its year may stand
+
+
+def mend(soup: BeautifulSoup) -> None:
+    """Both. Safe to apply twice."""
+    for link in soup.select('article span > a.reference[href*="bibliography"]'):
+        say_once(soup, link)
+    for formula in soup.select("article span.math"):
+        keep_punctuation(soup, formula)
+
+
+def say_once(soup: BeautifulSoup, link: Tag) -> None:
+    """ "Burda et al. (2015) (Burda et al., 2015)" becomes "Burda et al. (2015)", its year the link."""
+    bracket = link.parent
+    before = bracket.previous_sibling
+    if [str(part) for part in bracket.contents] != ["(", str(link), ")"]:
+        return  # several works in one bracket
+    if not isinstance(before, NavigableString):
+        return
+    names, _, year = link.get_text().replace("\xa0", " ").rpartition(", ")
+    text, surname = str(before), re.split(r" and | et al", names)[0]
+    place = text.rfind(f"({year})")
+    if place < max(0, len(text) - NEAR) or surname not in text[max(0, place - NEAR) : place]:
+        return
+    after = text[place + len(year) + 2 :].rstrip()
+    link.string = year
+    before.replace_with(NavigableString(text[:place]))
+    bracket.insert_after(NavigableString(after))
+
+
+def keep_punctuation(soup: BeautifulSoup, formula: Tag) -> None:
+    """A comma or a full stop does not begin a line after a formula."""
+    after = formula.next_sibling
+    if isinstance(after, NavigableString) and (found := re.match(r"[,.;:!?)]+", str(after))):
+        together = formula.wrap(soup.new_tag("span", attrs={"class": "vae-together"}))
+        together.append(NavigableString(found.group()))
+        after.replace_with(NavigableString(str(after)[found.end() :]))
