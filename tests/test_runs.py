@@ -432,9 +432,11 @@ BETTER = [  # than the one behind it, by so many nats
     *((f"mnist-binarized-posteriors/{a}-{i}", f"mnist-binarized-posteriors/{b}-{i}", 0.1) for i in range(3)
       for a, b in (("mixture", "flow"), ("flows", "mixture"))),
     ("mnist-posteriors/plane-flows", "mnist-posteriors/plane-flow", 0.08),
-    *((f"mnist/conv-{i}", f"mnist/small-{i}", 60) for i in (0, 2)), ("mnist/conv-0", "mnist/dense-0", 30),
-    ("mnist/dense-0", "mnist/small-0", 20), ("mnist/start-he-0", "mnist/start-torch-0", 100),
-    ("mnist/start-he-0", "mnist/start-torch-warm-up-0", 100), ("fashion-mnist/residual", "fashion-mnist/conv", 80),
+    *((f"{data}/{a}-{i}", f"{data}/{b}-{i}", by) for i in range(3) for a, b, *bys in
+      (("conv", "dense", 30, 30, 15, 300), ("dense", "small", 20, 60, 60, 250))
+      for data, by in zip(("mnist", "fashion-mnist", "textures", "cifar10"), bys, strict=True)),
+    *((f"mnist/start-he-{i}", f"mnist/start-torch{how}-{i}", 100) for i in range(3) for how in ("", "-warm-up")),
+    ("fashion-mnist/residual", "fashion-mnist/conv", 80), ("cifar10/residual", "cifar10/conv", 1500),
     *((f"mnist/collapse-{how}-{i}", f"mnist/collapse-plain-{i}", by) for i in range(3) for how, by in
       (("free-bits", 1), ("cyclical", 0), ("he", 0), ("he-warm-up", 8), ("shallow", 6))),
     *((f"mnist/hierarchy-{kind}", "mnist/hierarchy-one-layer", 4) for kind in ("ladder", "plain")),
@@ -444,7 +446,7 @@ BETTER = [  # than the one behind it, by so many nats
     ("mnist/gaussian-pixelwise", "mnist/gaussian-imagewise", 1000), ("mnist/gaussian-imagewise", "mnist/gaussian-learnt", 40),
     *((f"fashion-mnist/vq-far-{a}-{i}", f"fashion-mnist/vq-far-{b}-{i}", 0.002) for i in range(3)
       for a, b in (("resets", "plain"), ("both", "averages"))),
-    *((f"fashion-mnist/vq-k{k}", "fashion-mnist/vq-k16", 0.001) for k in (64, 256, 1024)),
+    *((f"fashion-mnist/vq-k{k}-{i}", f"fashion-mnist/vq-k16-{i}", 0.001) for k in (64, 256, 1024) for i in range(3)),
     ("fashion-mnist-codes/pixelcnn-labels", "fashion-mnist-codes/pixelcnn", 0.05),
     *((f"mixture/warm-up-{i}", f"mixture/plain-{i}", 0.5) for i in range(3)),
     *((f"ring/full-covariance-{i}", f"ring/mean-field-{i}", 0.02) for i in range(3)),
@@ -479,7 +481,7 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
     else:
         assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
         assert sorted(files) == [WEIGHTS, JSON]
-    assert sum(map(len, files.values())) < 5e6  # a clone of the repository brings them all
+    assert sum(map(len, files.values())) < 6e6  # a clone of the repository brings them all
     (bound,) = (bound for pattern, bound in BOUNDS.items() if fnmatch(name, pattern))
     assert reached(name) <= bound
 

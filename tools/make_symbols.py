@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from vae_tutorial import data, load_run
 
+ROOT = Path(__file__).resolve().parent.parent
 RUN = "fashion-mnist/vqvae"
 
 
@@ -31,15 +32,17 @@ def main() -> int:
     codes = torch.cat(codes)  # (N, 7, 7)
     tiles = sums / codes.flatten().bincount(minlength=len(sums))[:, None]
     first = [int((clothes.test.labels == i).nonzero()[0]) for i in range(len(clothes.classes))]
+    run = json.loads((ROOT / "artifacts" / RUN / "run.json").read_text(encoding="utf-8"))
     found = {
-        "order": tiles.mean(1).argsort().tolist(),  # from no ink to full ink
+        "weights": run["weights_sha256"],  # for live.py: these are the symbols of that very run
+        "order": tiles.mean(1).argsort().tolist(),  # from dark to bright
         "tiles": (255 * tiles).round().int().tolist(),
         "garments": [
             {"name": name, "codes": grid}
             for name, grid in zip(clothes.classes, codes[first].flatten(1).tolist(), strict=True)
         ],
     }
-    path = Path(__file__).resolve().parent.parent / "book" / "_extra" / "live" / "symbols.json"
+    path = ROOT / "book" / "_extra" / "live" / "symbols.json"
     path.write_text(json.dumps({RUN: found}) + "\n")
     print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
     return 0

@@ -32,10 +32,11 @@ export function parse(buffer) {
   const bits = new Uint16Array(buffer, 4 + length);
   const numbers = Float32Array.from(bits, half);
   let at = 0;
-  about.layers = about.layers.map(({ inputs, outputs, activation }) => {
-    const weight = numbers.subarray(at, (at += inputs * outputs));
+  about.layers = about.layers.map(({ activation, ...shape }) => {
+    const { inputs, outputs, kernel = 1 } = shape;
+    const weight = numbers.subarray(at, (at += kernel * kernel * inputs * outputs));
     const bias = numbers.subarray(at, (at += outputs));
-    return { inputs, outputs, weight, bias, activation: ACTIVATIONS[activation] };
+    return { ...shape, weight, bias, activation: ACTIVATIONS[activation] };
   });
   return about;
 }
@@ -266,6 +267,10 @@ function setUp() {
       const frame = document.createElement("div");
       frame.className = `vae-live vae-live-${cell.dataset.live}`;
       await build(frame, cell.dataset.runs.split(" "));
+      if ("keep" in cell.dataset) {
+        (still.closest("figure") ?? still).after(frame); // and the still figure stays
+        return;
+      }
       (still.closest("a") ?? still).before(frame);
       (still.closest("a") ?? still).classList.add("vae-live-still"); // printed, where nothing moves
     });
