@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,16 @@ DECODED = """async ([name, grids]) => {
     const [live, paint] = await Promise.all(['live', 'paint'].map((n) => import(`/live/${n}.js`)));
     const { layers } = await live.model(name);
     return grids.map((codes) => Array.from(paint.decode(layers, codes)));
+}"""
+TIMED = """async (name) => {
+    const [live, paint] = await Promise.all(['live', 'paint'].map((n) => import(`/live/${n}.js`)));
+    const { layers } = await live.model(name);
+    return Array.from({ length: 100 }, (_, i) => {
+        const codes = Array.from({ length: 49 }, (_, place) => (7 * place + i) % 128);
+        const start = performance.now();
+        paint.decode(layers, codes);
+        return performance.now() - start;
+    });
 }"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -300,10 +311,31 @@ def test_nothing_is_there_without_scripts_and_in_print(opened):
     assert not tab.locator(".vae-live-paint").is_visible()
 
 
+def test_only_a_vqvae_with_its_own_symbols_can_be_painted_with(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    live = pytest.importorskip("live", reason="the book's tools are not installed")
+    (tmp_path / "book" / "_extra" / "live").mkdir(parents=True)
+    (tmp_path / "artifacts" / RUN).mkdir(parents=True)
+    copied = Path("book", "_extra", "live", "symbols.json")
+    (tmp_path / copied).write_bytes((ROOT / copied).read_bytes())
+    about = json.loads((ROOT / "artifacts" / RUN / "run.json").read_text(encoding="utf-8"))
+
+    for change, words in (
+        ({"weights_sha256": "another"}, "make_symbols"),
+        ({"identity": {"model": {"class": "models.vae.VAE"}}}, "vae.VAE"),
+    ):
+        path = tmp_path / "artifacts" / RUN / "run.json"
+        path.write_text(json.dumps(about | change), encoding="utf-8")
+        with pytest.raises(ValueError, match=words):
+            live.alphabet(tmp_path, RUN)
+
+
 def test_how_long_a_frame_takes(opened, record_property):
     """Measured and said, not asserted: machines differ."""
     tab = opened()
     figure(tab)
+    times = tab.evaluate(TIMED, WEIGHTS.removesuffix(".bin"))
+    print(f"one decoded grid: {sorted(times)[50]:.1f} ms (median of 100)")
     tab.evaluate("""() => {
         window.times = [];
         const request = window.requestAnimationFrame.bind(window);

@@ -25,7 +25,10 @@ const ACTIVATIONS = {
   tanh: Math.tanh,
 };
 
-/** The layers of a network: a header in JSON, then weights and biases as half-precision numbers. */
+/**
+ * The layers of a network: a header in JSON, then weights and biases as half-precision numbers. Of a
+ * convolution the header says how wide its `kernel` is.
+ */
 export function parse(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const about = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));

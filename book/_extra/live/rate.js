@@ -263,7 +263,8 @@ export async function build(box, names) {
   const price = make(left, "div", { class: "vae-rate-price" });
   const name = make(price, "span", { "aria-hidden": "true" });
   const slider = make(price, "input", {
-    type: "range", min: "0", max: `${curve.length - 1}`, step: "1", "aria-label": "beta, the price of a nat of rate",
+    type: "range", min: "0", max: `${curve.length - 1}`, step: "1",
+    "aria-label": "beta, the price of a nat of rate",
   });
   slider.value = chosen;
   const marks = make(price, "div", { class: "vae-rate-marks", "aria-hidden": "true" });
