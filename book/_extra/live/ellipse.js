@@ -97,7 +97,7 @@ function parts(box, images) {
   }
   const marks = ["encoder", "best", "now"].map((name) =>
     make(scale, "b", { class: `vae-ellipse-${name}`, hidden: "" }));
-  const out = make(side, "output", { class: "vae-ellipse-words" });
+  const out = make(side, "output", { class: "vae-ellipse-words", "aria-live": "off" });
   const row = make(box, "div", { class: "vae-ellipse-row" });
   const answer = make(row, "button", { type: "button" }, "The encoder’s answer");
   const again = make(row, "button", { type: "button" }, "Start over");

@@ -228,7 +228,7 @@ export async function build(box, names) {
     const { context, width } = sharp(alphabet);
     const size = width / across;
     context.imageSmoothingEnabled = false;
-    context.strokeStyle = tone.line;
+    [context.strokeStyle, context.lineWidth] = [tone.line, 1];
     order.forEach((code, i) => {
       const [x, y] = [(i % across) * size, Math.floor(i / across) * size];
       context.drawImage(sheet, 0, BLOCK * code, BLOCK, BLOCK, x + 1.5, y + 1.5, size - 3, size - 3);
