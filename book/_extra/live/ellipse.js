@@ -304,9 +304,17 @@ export async function build(box, [name]) {
     q.sds[axis] *= 1.04 ** ((x + y) * times);
   })));
   onKeys(at.tilt, ([x, y], times) => change((q) => (q.angle += ((x + y) * times * Math.PI) / 90)));
-  at.canvas.addEventListener("click", (event) => { // a click or a tap calls the centre
+  let pressed = null; // a click or a tap calls the centre; a finger that goes on scrolls the page
+  at.canvas.addEventListener("pointerdown", ({ button, clientX, clientY }) => {
+    pressed = button ? null : [clientX, clientY];
+  });
+  at.canvas.addEventListener("pointercancel", () => (pressed = null));
+  at.canvas.addEventListener("pointerup", ({ clientX, clientY }) => {
+    const still = pressed && Math.hypot(clientX - pressed[0], clientY - pressed[1]) < 8;
+    pressed = null;
+    if (!still) return;
     const { left, top } = at.canvas.getBoundingClientRect();
-    change((q) => (q.mean = back([event.clientX - left, event.clientY - top])));
+    change((q) => (q.mean = back([clientX - left, clientY - top])));
   });
 
   const set = (q) => {
