@@ -423,7 +423,7 @@ BOUNDS = {
     "mnist/dense*": 1340, "mnist/conv": 1280, "mnist/conv-?": 1290, "mnist/start-he-?": 1365, "mnist/start-torch-*": 1475,
     "fashion-mnist/conv*": 2290, "fashion-mnist/dense-?": 2335, "fashion-mnist/small-?": 2425, "fashion-mnist/residual": 2160, "fashion-mnist-posteriors/*": -26, "mnist-posteriors/*": -0.04, "mnist-binarized-posteriors/*": -4.9,
     "cifar10-posteriors/flows-0": -9.5, "cifar10-posteriors/residual-flows": -55, "cifar10/conv": 14970, "cifar10/conv-?": 15010, "cifar10/conv-64d-?": 14900, "cifar10/dense-?": 15430, "cifar10/small-?": 15850, "cifar10/residual": 13200,
-    "textures/conv*": 3700, "textures/wide-0": 3700, "textures/dense-?": 3720, "textures/small-?": 3830,
+    "textures/conv": 3700, "textures/conv-?": 3700, "textures/conv-4d-?": 3800, "textures/conv-64d-?": 3610, "textures/conv-256d-?": 3620, "textures/wide-0": 3700, "textures/dense-?": 3720, "textures/small-?": 3830,
     "fashion-mnist/v*": 0.05, "fashion-mnist-codes/*": 2.7,
     "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/vae": 3.3, "mixture/warm-up-?": 3.7, "mixture/plain-?": 4.3, "ring/*": 3.6, "pin*": 4.1,
 }  # fmt: skip

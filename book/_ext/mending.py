@@ -108,6 +108,13 @@ def draw_diagrams(soup: BeautifulSoup, folder: Path) -> None:
             (image.parent if image.parent.name == "a" else image).replace_with(svg)
 
 
+def drop_unread(soup: BeautifulSoup, folder: Path) -> None:
+    """The list of sources names only what was read: a stand-in for a module has no source."""
+    for link in soup.select("article li > a[href]"):
+        if not (folder / link["href"]).is_file():
+            link.parent.decompose()
+
+
 def first_words(soup: BeautifulSoup) -> str:
     """How the page's prose begins, up to its first formula, in about 200 characters."""
     prose = soup.select("article p:not(:is(table, nav, details, figure) p)")
@@ -129,6 +136,8 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
             soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
             mend(soup)
             draw_diagrams(soup, path.parent)
+            if page.parts[0] == "_modules":
+                drop_unread(soup, path.parent)
             boxes.mark(soup)
             prose.mend(soup)
             heads.put(soup, page.as_posix(), pictures)

@@ -83,17 +83,34 @@
   /* What is too wide for its box scrolls, and can be reached by Tab; nothing else is a stop. */
   function scrollable() {
     const boxes = all("article div.math, article div.highlight > pre, article .output pre, article .vae-scroll");
+    const stop = (box, wide, name) => {
+      box.classList.toggle(name, wide);
+      if (wide) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    };
     const look = () => {
-      for (const box of boxes) {
-        const wide = box.scrollWidth > box.clientWidth + 1;
-        box.classList.toggle("vae-wide", wide);
-        if (wide) box.tabIndex = 0;
-        else box.removeAttribute("tabindex");
+      for (const box of boxes) stop(box, box.scrollWidth > box.clientWidth + 1, "vae-wide");
+      // A formula within a line scrolls by itself where it is wider than the whole line.
+      for (const formula of all("article span.math mjx-container")) {
+        const line = formula.closest("p, li, td, th, dd, figcaption, h2, h3") ?? formula.parentElement;
+        stop(formula, formula.scrollWidth > line.clientWidth + 1, "vae-wide-formula");
       }
     };
     const watch = new ResizeObserver(look);
     for (const box of boxes) watch.observe(box);
-    window.MathJax?.startup?.promise?.then(look);
+    // Formulas come when they are nearly in view, and solutions when they are unfolded.
+    let waiting = false;
+    const later = () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        look();
+      });
+    };
+    const article = document.querySelector("article");
+    if (article) new MutationObserver(later).observe(article, { childList: true, subtree: true });
+    addEventListener("resize", later);
   }
 
   /* The phone's list of contents closes when an entry is chosen. */
