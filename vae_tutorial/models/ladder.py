@@ -57,8 +57,8 @@ class Hierarchy(Part):
         likelihood: what the decoder's numbers mean.
         latent_dims: dimensions of z_1, ..., z_L.
         hidden: width of the hidden layers at each stage, as many as ``latent_dims``.
-        batch_norm: of the hidden layers. Without it the upper layers of a deep stack hardly ever
-            start (Sonderby et al. 2016; chapter 13 shows it).
+        batch_norm: of the hidden layers. Without it fewer of the upper layers of a deep
+            stack live (Sonderby et al. 2016; chapter 13 shows it).
         log_variance_bound: log-variances are squashed smoothly to plus or minus this.
 
     Example:
