@@ -66,7 +66,7 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
     "runs": [
         ("_round(model)  # so", "pass  # so"),
         ("if not whole:", "if False:"),
-        ('!= info["weights_sha256"]', "== None"),
+        ('!= digest:', "== None:"),
         ("return half if bool(half.isfinite().all()) else tensor", "return half"),
         ("if differs:", "if False:"),
     ],
