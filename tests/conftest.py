@@ -94,3 +94,37 @@ def mnist():
 def digits():
     """The bundled digits (1,197 / 200 / 400 images)."""
     return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, and the address of the built site."""
+    with browsing(SITE) as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser, request):
+    """Open a page in a tab of its own, by default the PAGE of the test's file.
+
+    Its ``asked`` notes every file that it asks for, its ``said`` what its console complains of.
+    """
+    chromium, address = browser
+    contexts = []
+
+    def open_page(page=None, *, script="", **options):
+        settings = {"viewport": {"width": 1280, "height": 900}} | options
+        contexts.append(chromium.new_context(base_url=address, **settings))
+        tab = contexts[-1].new_page()
+        tab.add_init_script(script)
+        tab.asked, tab.said = [], []
+        tab.on("request", lambda request: tab.asked.append(request.url.removeprefix(address)))
+        complaints = {"error", "warning"}
+        tab.on("console", lambda m: tab.said.append(m.text) if m.type in complaints else None)
+        tab.on("pageerror", lambda error: tab.said.append(str(error)))
+        tab.goto(page or request.module.PAGE, wait_until="load")
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SITE, browsing
+from conftest import ROOT, SITE
 
 from vae_tutorial import latent, load_run
 
@@ -30,35 +30,6 @@ INK = """(canvas) => {
     pixels.forEach((v, i) => (i % 4 == 3 ? (ink += v) : (light += v * pixels[i - (i % 4) + 3])));
     return { ink: ink / 255 / width / height, grey: light / 3 / Math.max(1, ink) };
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing(SITE) as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser):
-    """Open a page in a tab of its own; its ``asked`` notes every file that it asks for."""
-    chromium, address = browser
-    contexts = []
-
-    def open_page(page, **options):
-        settings = {"viewport": {"width": 1280, "height": 900}} | options
-        contexts.append(chromium.new_context(base_url=address, **settings))
-        tab = contexts[-1].new_page()
-        tab.asked, tab.said = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url.removeprefix(address)))
-        complaints = {"error", "warning"}
-        tab.on("console", lambda m: tab.said.append(m.text) if m.type in complaints else None)
-        tab.on("pageerror", lambda error: tab.said.append(str(error)))
-        tab.goto(page, wait_until="load")
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 def weights(tab):

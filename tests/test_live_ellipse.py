@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, SITE, browsing
+from conftest import ROOT, SITE
 
 from vae_tutorial import latent, load_run
 
@@ -40,36 +40,6 @@ GAPS = """async ([name, index, gaussians]) => {
     const { gap, logPx } = plane.posterior(images[index], values);
     return { logPx, gaps: gaussians.map(gap) };
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing(SITE) as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser):
-    """Open the page in a tab of its own; its ``asked`` notes every file that it asks for."""
-    chromium, address = browser
-    contexts = []
-
-    def open_page(script="", **options):
-        settings = {"viewport": {"width": 1280, "height": 900}} | options
-        contexts.append(chromium.new_context(base_url=address, **settings))
-        tab = contexts[-1].new_page()
-        tab.add_init_script(script)
-        tab.asked, tab.said = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url.removeprefix(address)))
-        complaints = {"error", "warning"}
-        tab.on("console", lambda m: tab.said.append(m.text) if m.type in complaints else None)
-        tab.on("pageerror", lambda error: tab.said.append(str(error)))
-        tab.goto(PAGE, wait_until="load")
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +305,7 @@ def test_how_long_a_frame_takes(opened, record_property):
             act(time);
             window.frames_ms.push(performance.now() - start);
         });"""
-    tab = opened(timed)
+    tab = opened(script=timed)
     box = figure(tab)
     at = box.locator(CENTRE).bounding_box()
     tab.mouse.move(at["x"] + 13, at["y"] + 13)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from conftest import ROOT, SITE, browsing
+from conftest import ROOT, SITE
 
 from vae_tutorial import latent, load_run
 from vae_tutorial.likelihoods import Bernoulli
@@ -48,35 +48,6 @@ FRAMES = """() => {  // how long each callback that draws takes from now on
         window.frames_ms.push([now, performance.now() - start]);
     });
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing(SITE) as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser):
-    """Open the page in a tab of its own; its ``asked`` notes every file that it asks for."""
-    chromium, address = browser
-    contexts = []
-
-    def open_page(**options):
-        settings = {"viewport": {"width": 1280, "height": 900}} | options
-        contexts.append(chromium.new_context(base_url=address, **settings))
-        tab = contexts[-1].new_page()
-        tab.asked, tab.said = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url.removeprefix(address)))
-        complaints = {"error", "warning"}
-        tab.on("console", lambda m: tab.said.append(m.text) if m.type in complaints else None)
-        tab.on("pageerror", lambda error: tab.said.append(str(error)))
-        tab.goto(PAGE, wait_until="load")
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a page does under the reader's hand: guesses, the code switch, what scrolls, the search."""
 
 import pytest
-from conftest import SITE, browsing
+from conftest import SITE
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
@@ -10,12 +10,6 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
 ]
 CHAPTER = "notebooks/07_beta_and_collapse.html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing(SITE) as found:
-        yield found
 
 
 @pytest.fixture
