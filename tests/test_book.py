@@ -1,7 +1,9 @@
 """The book's own extension, and the built site read as files: links, alternative text, hosts."""
 
 import re
+import statistics
 import sys
+from fnmatch import fnmatch
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -229,38 +231,72 @@ BOUND = {"negative_elbo": [1132.833, 0.489], "reconstruction": [125.454, 0.3], "
 ELBO = "1,132.83\u00a0±\u00a00.49 | 125.45 | 7.38"
 ERROR, BITS = {"reconstruction": [60.45, 0.193]}, {"bits": [4.793, 0.009]}
 VQ = {"reconstruction": [0.0045616, 0.1], "perplexity": [107.897, None], "codes_used": [1, None]}
-ROWS = {f"{words} | 2 | {ELBO}": (vae(part), BOUND) for words, part in LIKELIHOODS.items()} | {
-    f"Bernoulli | 8 + 3 | {ELBO}": (LADDER, BOUND),
-    "Cross-entropy on greys | 5 | 60.45\u00a0±\u00a00.19": (AUTOENCODER, ERROR),
+ROWS = {f"MLP 8 | {words} | 2 | {ELBO}": (vae(part), BOUND) for words, part in LIKELIHOODS.items()} | {
+    f"Ladder VAE | Bernoulli | 8 + 3 | {ELBO}": (LADDER, BOUND),
+    "Autoencoder, MLP 8 | Cross-entropy on greys | 5 | 60.45\u00a0±\u00a00.19": (AUTOENCODER, ERROR),
     "VQ-VAE, codebook of moving averages | 0.068 | 100% | 107.9": (AVERAGES, VQ),
     "VQ-VAE, codebook learnt by gradient | 0.068 | 100% | 107.9": (GRADIENT, VQ),
-    "Gated PixelCNN, prior over the codes | 4.79": (PIXELCNN, BITS),
-    "Diffusion | 4.79": ({"class": "models.new.Diffusion"}, BITS),
-}
+    "Gated PixelCNN | 4.793\u00a0±\u00a00.009": (PIXELCNN, BITS),
+    "Diffusion | 4.793\u00a0±\u00a00.009": ({"class": "models.new.Diffusion"}, BITS),
+    "Diffusion | 5.10\u00a0±\u00a00.20": ({"class": "models.new.Diffusion"}, {"saved": [5.1, 0.2]}),
+}  # fmt: skip
+
+
+def cells_of(lines: list[str]) -> list[list[str]]:
+    """The rows of the first table, each as what its cells say."""
+    shown = lines[2 : lines.index("")]
+    texts = [[*map(str.strip, line.strip("|").split(" | "))] for line in shown]
+    return [[BeautifulSoup(cell, "html.parser").get_text() for cell in row] for row in texts]
 
 
 @pytest.mark.parametrize("cells", ROWS)
 def test_the_row_of_a_run(cells):
     lines = runs.tables([stored_run("mnist/a", *ROWS[cells])])
-    (row,) = [line for line in lines if line.endswith("s |")]
-    name, rest = row.removeprefix("| ").split(" | ", 1)
-    assert BeautifulSoup(name, "html.parser").get_text() == "mnist/a"
-    assert rest == f"{cells} | 80 | 5\u00a0min 24\u00a0s |"
+    assert cells_of(lines) == [["mnist/a", "1", *cells.split(" | ")]]
+    assert any("| 80 | 5\u00a0min 24\u00a0s |" in line for line in lines[lines.index("") :])
 
 
-def test_runs_stand_under_their_data_sets():
-    """In the book's order, then others as they come, then codes; each with how it was made."""
+def test_binary_images_drawn_afresh_are_named():
+    (row,) = cells_of(runs.tables([stored_run("a/b", PLAIN, BOUND, prepare=binarize)]))
+    assert row[3] == "Bernoulli, dynamic"
+
+
+def test_seeds_share_a_row():
+    """Its numbers are means over them, with the standard error over them."""
+
+    def seed(name: str, number: int, bound: float, epochs: int = 80) -> dict:
+        run = stored_run(name, PLAIN, BOUND | {"negative_elbo": [bound, 0.5]})
+        run["identity"]["settings"] |= {"seed": number, "epochs": epochs}
+        return run
+
+    found = [seed(f"mnist/a-10{'-' * bool(i)}{i or ''}", i, 100.0 + i) for i in range(3)]
+    found += [seed(f"mnist/b-{i}", i, 7.0, epochs=2) for i in range(2)] + [seed("mnist/c", 0, 9, 3)]
+    shown = cells_of(runs.tables(found))
+    assert [row[:2] for row in shown] == [["mnist/a-10", "3"], ["mnist/b", "2"], ["mnist/c", "1"]]
+    error = statistics.stdev([100, 101, 102]) / 3**0.5
+    expected = [f"101.00\u00a0±\u00a0{error:.2f}", "7.00\u00a0±\u00a00.00", "9.00\u00a0±\u00a00.50"]
+    assert [row[5] for row in shown] == expected
+
+
+def test_columns_that_say_nothing_are_left_out():
     measure = partial(evaluate, objective=code_loss)
-    found = [stored_run("cifar10-codes/c", PIXELCNN, BITS, measure=measure)]
-    for name in ("mixture/vae", "pinwheel/vae", "textures/vae", "mnist/vae"):
-        found.append(stored_run(name, PLAIN, BOUND, prepare=binarize))
-    lines = runs.tables(found)
-    titles = [line.strip("*") for line in lines if line.startswith("**")]
-    codes = "Discrete codes of CIFAR-10"
-    assert titles == ["MNIST", "Textures", "mixture", "pinwheel", codes]
-    where = "cpu, 1 threads | 2.15.0 | 3.11.7 |"  # one that draws nothing says nothing of it
-    shown = {f"| 3 | 1 | {where}": 4, f"| 3 | {where}": 1, "Bernoulli, dynamic": 4, "Perplexity": 0}
-    assert {text: sum(text in line for line in lines) for text in shown} == shown
+    lines = runs.tables([stored_run("codes/c", PIXELCNN, BITS, measure=measure)])
+    heads = [line for line in lines if line.startswith("| Run")]
+    assert "Likelihood" not in heads[0]
+    assert "Bits per code" in heads[0]
+    assert "Posterior samples" not in heads[1]
+
+
+def test_every_run_answers_one_question():
+    """Each stored run stands on the page of results, once."""
+    page = (ROOT / "book" / "results.md").read_text(encoding="utf-8")
+    patterns = " ".join(re.findall(r"```\{run-table\} (.+)", page)).split()
+    names = ["/".join(path.parts[-3:-1]) for path in runs.stored(ROOT)]
+    asked = {name: sum(fnmatch(name, pattern) for pattern in patterns) for name in names}
+    assert names
+    assert {name: n for name, n in asked.items() if n != 1} == {}
+    unused = [p for p in patterns if not any(fnmatch(name, p) for name in names)]
+    assert unused == []
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,17 @@
-"""``{run-table}``: the committed runs, each number read from its run.json when the page is made."""
+"""``{run-table}``: committed runs that answer one question, read from their run.json files.
+
+    ```{run-table} mnist/beta-*  mnist/vae-2d
+    ```
+
+Each argument is a pattern of names. Runs that differ in nothing but their seed share a row.
+"""
 
 import inspect
 import json
+import re
+import statistics
 from collections.abc import Callable
-from itertools import chain
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +21,20 @@ from sphinx.application import Sphinx
 
 Run = dict[str, Any]
 NOTHING = "–"
-DATA = {  # what a data set is called on the page, in the order there; others follow
-    "mnist": "MNIST",
-    "mnist-binarized": "MNIST, statically binarized",
-    "fashion-mnist": "Fashion-MNIST",
-    "textures": "Textures",
-    "cifar10": "CIFAR-10",
-}
 WORDS = {  # for the name of a class, where it is not clear enough
     "ContinuousBernoulli": "Continuous Bernoulli",
     "DiscretizedGaussian": "Discretized Gaussian",
     "DiscretizedLogistic": "Discretized logistic",
     "VQVAE": "VQ-VAE",
-    "GatedPixelCNN": "Gated PixelCNN, prior over the codes",
+    "GatedPixelCNN": "Gated PixelCNN",
+    "LadderVAE": "Ladder VAE",
+    "HierarchicalVAE": "Plain hierarchy",
+    "StackedFlow": "Stacked autoregressive flows",
+    "AutoregressiveFlow": "Autoregressive flow",
+    "MixtureOfGaussians": "Mixture of Gaussians",
+    "FullCovarianceGaussian": "Full-covariance Gaussian",
+    "ConvEncoder": "convolutional",
+    "ResidualEncoder": "residual",
 }
 
 
@@ -56,11 +65,34 @@ def in_words(spec: dict) -> str:
 # ---------------------------------------------------------------- what stands in a column
 
 
-def run_name(run: Run) -> str:
-    """DATA/RUN, which may break behind the slash alone: the table is wider than the page."""
-    data, _, name = run["name"].partition("/")
+def one_of(runs: list[Run]) -> str:
+    """DATA/RUN, which may break behind the slash alone; of several runs what their names share."""
+    name = min((run["name"] for run in runs), key=len)
+    if not all(run["name"].startswith(name) for run in runs):
+        name = re.sub(r"-\d+$", "", name)
+    data, _, name = name.partition("/")
     name = f'{data}/<wbr><span style="white-space: nowrap">{name}</span>'
     return f'<code class="docutils literal" style="white-space: normal">{name}</code>'
+
+
+def model(run: Run) -> str:
+    """What the model is, in words: its kind where that is no VAE, its network, what is special."""
+    spec = run["identity"]["model"]
+    if quantizer := spec.get("quantizer"):
+        return f"{in_words(spec)}, codebook " + (
+            "learnt by gradient" if quantizer["decay"] is None else "of moving averages"
+        )
+    if "encoder" not in spec:
+        return in_words(spec)
+    words = [] if "posterior" in spec["encoder"] else ["Autoencoder"]
+    network = find(spec["encoder"], "network") or spec["encoder"]
+    widths = network["channels"] if "channels" in network else network.get("hidden", [])
+    words.append(f"{in_words(network)} {'-'.join(map(str, widths))}".strip())
+    for part, usual in (("posterior", "MeanFieldGaussian"), ("prior", "StandardNormal")):
+        found = find(spec, part)
+        if found and not found["class"].endswith(usual):
+            words.append(f"{in_words(found).lower()} as {part}")
+    return ", ".join(words)
 
 
 def likelihood(run: Run) -> str:
@@ -87,27 +119,30 @@ def latents(run: Run) -> str:
     return " + ".join(map(str, sizes if isinstance(sizes, list) else [sizes]))
 
 
-def discrete(run: Run) -> str:
-    """A VQ-VAE or a prior over its codes, in words."""
-    model = run["identity"]["model"]
-    if quantizer := model.get("quantizer"):
-        learnt = "learnt by gradient" if quantizer["decay"] is None else "of moving averages"
-        return f"{in_words(model)}, codebook {learnt}"
-    return in_words(model)
+def metric(runs: list[Run], name: str, show: str = "{:,.2f}", power: float = 1) -> str:
+    """A metric on test images as ``show`` writes its mean, to this power, and its standard error.
 
-
-def metric(run: Run, name: str, show: str = "{:,.2f}", power: float = 1) -> str:
-    """A metric on test images as ``show`` writes its mean, to this power, and its standard error."""
-    mean, error = run["metrics"].get(f"test_{name}", (None, None))
-    return NOTHING if mean is None else show.format(mean**power, error)
+    The error is over images for one run, over seeds for several.
+    """
+    found = [run["metrics"][f"test_{name}"] for run in runs if f"test_{name}" in run["metrics"]]
+    if not found:
+        return NOTHING
+    values, error = [mean**power for mean, _ in found], found[0][1]
+    if len(values) > 1:
+        error = statistics.stdev(values) / len(values) ** 0.5
+    elif power != 1:
+        error = None  # that of a power is another
+    if error is None:
+        show = show.partition("\u00a0±")[0]
+    return show.format(statistics.mean(values), error)
 
 
 def has_bound(run: Run) -> bool:
     return "test_negative_elbo" in run["metrics"]
 
 
-def duration(run: Run) -> str:
-    minutes, rest = divmod(round(run["seconds"]), 60)
+def duration(runs: list[Run]) -> str:
+    minutes, rest = divmod(round(statistics.median(run["seconds"] for run in runs)), 60)
     return f"{minutes}\u00a0min {rest}\u00a0s" if minutes else f"{rest}\u00a0s"
 
 
@@ -123,75 +158,83 @@ def samples(run: Run) -> str:
     return str(number)
 
 
-Columns = dict[str, Callable[[Run], str]]
+Columns = dict[str, Callable[[list[Run]], str]]
 WITH_ERROR = "{:,.2f}\u00a0±\u00a0{:.2f}"
-BOUNDS: Columns = {
-    "Run": run_name,
-    "Likelihood": likelihood,
-    "Latents": latents,
-    "Test −ELBO": lambda run: metric(run, "negative_elbo", WITH_ERROR),
-    "Reconstruction": lambda run: metric(
-        run, "reconstruction", "{:,.2f}" if has_bound(run) else WITH_ERROR
+LEFT = 4  # columns of words; what follows are numbers
+SHOWN: Columns = {
+    "Run": one_of,
+    "Seeds": lambda runs: str(len(runs)),
+    "Model": lambda runs: model(runs[0]),
+    "Likelihood": lambda runs: likelihood(runs[0]),
+    "Latents": lambda runs: latents(runs[0]),
+    "Test −ELBO": lambda runs: metric(runs, "negative_elbo", WITH_ERROR),
+    "Reconstruction": lambda runs: (
+        metric(runs, "reconstruction", "{:,.2f}" if has_bound(runs[0]) else WITH_ERROR)
+        if "test_codes_used" not in runs[0]["metrics"]
+        else NOTHING
     ),
-    "KL": lambda run: metric(run, "kl"),
-    "Epochs": lambda run: str(run["identity"]["settings"]["epochs"]),
-    "Training time": duration,
-}
-CODES: Columns = {
-    "Run": run_name,
-    "What it is": discrete,
-    "RMSE": lambda run: metric(run, "reconstruction", "{:.3f}", power=0.5),
-    "Codes used": lambda run: metric(run, "codes_used", "{:.0%}"),
-    "Perplexity": lambda run: metric(run, "perplexity", "{:.1f}"),
-    "Bits per code": lambda run: metric(run, "bits"),
-    "Epochs": lambda run: str(run["identity"]["settings"]["epochs"]),
-    "Training time": duration,
+    "KL": lambda runs: metric(runs, "kl"),
+    "Nats saved": lambda runs: metric(runs, "saved", WITH_ERROR),
+    "RMSE": lambda runs: (
+        metric(runs, "reconstruction", "{:.3f}\u00a0±\u00a0{:.3f}", power=0.5)
+        if "test_codes_used" in runs[0]["metrics"]
+        else NOTHING
+    ),
+    "Codes used": lambda runs: metric(runs, "codes_used", "{:.0%}"),
+    "Perplexity": lambda runs: metric(runs, "perplexity", "{:.1f}"),
+    "Bits per code": lambda runs: metric(runs, "bits", "{:.3f}\u00a0±\u00a0{:.3f}"),
 }
 MADE: Columns = {
-    "Run": run_name,
-    "Seed": lambda run: str(run["identity"]["settings"]["seed"]),
-    "Posterior samples": samples,
-    "Trained on": lambda run: run["device"],
-    "torch": lambda run: run["versions"]["torch"],
-    "Python": lambda run: run["versions"]["python"],
+    "Run": one_of,
+    "Seeds": lambda runs: ", ".join(str(run["identity"]["settings"]["seed"]) for run in runs),
+    "Epochs": lambda runs: str(runs[0]["identity"]["settings"]["epochs"]),
+    "Time per run": duration,
+    "Posterior samples": lambda runs: samples(runs[0]),
+    "Trained on": lambda runs: " / ".join(sorted({run["device"] for run in runs})),
+    "torch": lambda runs: " / ".join(sorted({run["versions"]["torch"] for run in runs})),
+    "Python": lambda runs: " / ".join(sorted({run["versions"]["python"] for run in runs})),
 }
 
 # ---------------------------------------------------------------- the tables
 
 
-def table(columns: Columns, left: int, runs: list[Run]) -> list[str]:
+def rows(runs: list[Run]) -> list[list[Run]]:
+    """Runs in their order, those that differ in the seed alone side by side in one row."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        identity = run["identity"]
+        settings = {k: v for k, v in identity["settings"].items() if k != "seed"}
+        alike = {**identity, "settings": settings}
+        found.setdefault(json.dumps(alike, sort_keys=True), []).append(run)
+    return list(found.values())
+
+
+def table(columns: Columns, left: int, groups: list[list[Run]]) -> list[str]:
     """Markdown; columns after the first ``left`` are numbers. One that says nothing is left out."""
-    cells = {head: [column(run) for run in runs] for head, column in columns.items()}
+    cells = {head: [column(group) for group in groups] for head, column in columns.items()}
     cells = {head: column for head, column in cells.items() if set(column) != {NOTHING}}
     rule = ["---" if i < left else "---:" for i in range(len(cells))]
-    rows = [list(cells), rule, *zip(*cells.values(), strict=True)]
-    return [*(f"| {' | '.join(row)} |" for row in rows), ""]
-
-
-def section(title: str, columns: Columns, runs: list[Run]) -> list[str]:
-    """The runs under one title, and how they were made, folded."""
-    folded = [f":::{{dropdown}} How these were made: {title}", "", *table(MADE, len(MADE), runs)]
-    return [f"**{title}**", "", *table(columns, 2, runs), *folded, ":::", ""] if runs else []
+    lines = [list(cells), rule, *zip(*cells.values(), strict=True)]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def tables(runs: list[Run]) -> list[str]:
-    """The page's lines: a group for each data set, then the discrete codes."""
-    groups, codes = {name: [] for name in DATA}, []
-    for run in runs:
-        data = run["identity"]["data"]["name"]
-        discrete = likelihood(run) == NOTHING and not has_bound(run)
-        (codes if discrete else groups.setdefault(data, [])).append(run)
-    sections = [section(DATA.get(data, data), BOUNDS, group) for data, group in groups.items()]
-    sections += [section("Discrete codes of CIFAR-10", CODES, codes)]
-    return list(chain(*sections)) or [
-        "No run is stored here yet. A chapter trains its model where it finds none."
-    ]
+    """What the runs reached, and, folded, how they were made."""
+    if not runs:
+        return ["No run is stored here yet. A chapter trains its model where it finds none."]
+    groups = rows(runs)
+    folded = [":::{dropdown} How these were made", "", *table(MADE, len(MADE), groups), ":::"]
+    return [*table(SHOWN, LEFT, groups), *folded, ""]
 
 
 class RunTable(MarkdownDirective):
+    required_arguments, optional_arguments, final_argument_whitespace = 1, 0, True
+
     def markdown(self) -> str:
         found = [json.loads(self.read(path)) for path in stored(self.root)]
-        return "\n".join(["::::{container} vae-runs", "", *tables(found), "::::"])
+        patterns = self.arguments[0].split()
+        chosen = [run for p in patterns for run in found if fnmatch(run["name"], p)]
+        return "\n".join(["::::{container} vae-runs", "", *tables(chosen), "::::"])
 
 
 def setup(app: Sphinx) -> None:
