@@ -34,8 +34,9 @@ OWN = (
     "references",
     "repository",
     "runs",
+    "social",
 )
-boxes, contents, heads, light, live, mending, prose, references, repository, runs = map(
+boxes, contents, heads, light, live, mending, prose, references, repository, runs, social = map(
     import_module, OWN
 )
 PAGES = pages()
@@ -189,6 +190,34 @@ def test_only_a_chain_of_layers_and_bernoulli_means_can_come_alive():
     assert sum(map(len, numbers)) == sum((1 + n["inputs"]) * n["outputs"] for n in layers)
     with pytest.raises(ValueError, match="ConvDecoder"):
         live.decoder(ROOT / "artifacts" / "mnist" / "conv")
+
+
+# ---------------------------------------------------------------- what a link shows elsewhere
+
+
+@pytest.mark.parametrize("page", ["book/index.html", "notebooks/02_vae.html"])
+def test_a_link_shows_a_picture_once_the_site_has_an_address(page):
+    html = BeautifulSoup(
+        '<head><meta name="description" content="About it."/><meta property="og:url" content="x"/>'
+        '<meta property="og:description" content="A map of …"/></head>',
+        "html.parser",
+    )
+    pictures = {"notebooks/02_vae.html": "_images/a.png"}
+
+    def told() -> dict[str, str]:
+        return {tag.get("property", tag.get("name")): tag["content"] for tag in html.select("meta")}
+
+    social.put(html, page, pictures, site=None)
+    assert told() == {"description": "About it.", "og:description": "About it."}
+    site = social.address("https://github.com/Ada/vae-tutorial")
+    for _ in range(2):  # a second time changes nothing
+        social.put(html, page, pictures, site)
+        found = told()
+        picture = found["og:image"].removeprefix("https://ada.github.io/vae-tutorial/")
+        assert picture == pictures.get(page, social.PREVIEW)
+        assert found["og:url"] == site + page
+        assert len(html.select("meta")) == len(found)
+    assert (ROOT / "book" / social.PREVIEW).is_file()
 
 
 # ---------------------------------------------------------------- the table of runs

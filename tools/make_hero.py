@@ -4,7 +4,8 @@
 
 Every small image is what the decoder makes of one point of the latent plane. Its ink has the
 colour of the digits whose codes lie around that point, mixed in proportion. One picture for the
-light theme and one for the dark; the background is transparent in both.
+light theme and one for the dark; the background is transparent in both. A third, with the book's
+title below, is what a link to the book shows elsewhere.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.colors import to_rgb
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.neighbors import KNeighborsClassifier
 
 from vae_tutorial import data, latent, load_run
 from vae_tutorial.plots import PALETTE
+from vae_tutorial.style import INK
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, ROWS = 38, 19
@@ -48,9 +51,28 @@ def main() -> int:
         image = Image.fromarray((sheet * 255).round().astype(np.uint8), "RGBA")
         path = ROOT / "book" / "_static" / f"hero-{theme}.webp"
         image.save(path, quality=88, alpha_quality=88, method=6)
-        size, weight = "x".join(map(str, image.size)), path.stat().st_size / 1e3
-        print(f"{path.relative_to(ROOT)}: {size}, {weight:.0f} kB")
+        tell(path, image)
+        if theme == "light":
+            tell(*preview(image))
     return 0
+
+
+def preview(sheet: Image.Image) -> tuple[Path, Image.Image]:
+    """The map on white, 1,200 by 630 with the title: the size that social networks ask for."""
+    title, path = "Variational autoencoders from the ground up", ROOT / "book/_static/preview.jpg"
+    canvas = Image.new("RGB", (1200, 630), "white")
+    wide = sheet.resize((1200, 600), Image.Resampling.LANCZOS).crop((0, 0, 1200, 505))
+    canvas.paste(wide, (0, 12), wide)
+    bold = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight="bold"))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((600, 573), title, INK, ImageFont.truetype(bold, 42), anchor="mm")
+    canvas.save(path, quality=85)
+    return path, canvas
+
+
+def tell(path: Path, image: Image.Image) -> None:
+    size, weight = "x".join(map(str, image.size)), path.stat().st_size / 1e3
+    print(f"{path.relative_to(ROOT)}: {size}, {weight:.0f} kB")
 
 
 def ink_colours(theme: str) -> np.ndarray:

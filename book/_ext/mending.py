@@ -9,6 +9,8 @@ import heads
 import light
 import live
 import prose
+import repository
+import social
 from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
@@ -127,6 +129,8 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         return
     out = Path(app.outdir)
     pictures = heads.banners(out)
+    url = app.config.vae_repository
+    site = None if url == repository.PLACEHOLDER else social.address(url)
     for path in sorted(out.rglob("*.html")):
         page = path.relative_to(out)
         gone = page.with_suffix("").as_posix() not in app.env.found_docs
@@ -141,6 +145,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
             boxes.mark(soup)
             prose.mend(soup)
             heads.put(soup, page.as_posix(), pictures)
+            social.put(soup, page.as_posix(), pictures, site)
             light.lighten(soup, path.parent)
             live.mark(soup, "../" * (len(page.parts) - 1))
             path.write_text(str(soup), encoding="utf-8")
