@@ -273,7 +273,10 @@ ROWS = {f"MLP 8 | {words} | 2 | {ELBO}": (vae(part), BOUND) for words, part in L
 
 def cells_of(lines: list[str]) -> list[list[str]]:
     """The rows of the first table, each as what its cells say."""
-    shown = lines[2 : lines.index("")]
+    lines = [
+        line for line in lines[: lines.index(":::{dropdown} How these were made")] if "|" in line
+    ]
+    shown = lines[2:]
     texts = [[*map(str.strip, line.strip("|").split(" | "))] for line in shown]
     return [[BeautifulSoup(cell, "html.parser").get_text() for cell in row] for row in texts]
 
@@ -299,12 +302,22 @@ def test_seeds_share_a_row():
         return run
 
     found = [seed(f"mnist/a-10{'-' * bool(i)}{i or ''}", i, 100.0 + i) for i in range(3)]
-    found += [seed(f"mnist/b-{i}", i, 7.0, epochs=2) for i in range(2)] + [seed("mnist/c", 0, 9, 3)]
+    found += [seed(f"mnist/b-{i}", i, 7.0, epochs=2) for i in range(2)] + [seed("mnist/c", 0, 9, 2)]
+    found[4]["identity"]["model"]["later"] = "option"
     shown = cells_of(runs.tables(found))
     assert [row[:2] for row in shown] == [["mnist/a-10", "3"], ["mnist/b", "2"], ["mnist/c", "1"]]
     error = statistics.stdev([100, 101, 102]) / 3**0.5
     expected = [f"101.00\u00a0±\u00a0{error:.2f}", "7.00\u00a0±\u00a00.00", "9.00\u00a0±\u00a00.50"]
-    assert [row[5] for row in shown] == expected
+    assert [row[2] for row in shown] == expected
+
+
+def test_what_all_rows_have_in_common_is_said_once():
+    found = [stored_run(f"mnist/{name}", PLAIN, BOUND) for name in "ab"]
+    found[1]["identity"]["settings"]["epochs"] = 7
+    lines = runs.tables(found)
+    assert lines[0] == "All rows: seeds: 1; model: MLP 8; likelihood: Bernoulli; latents: 2."
+    assert [row[0] for row in cells_of(lines)] == ["mnist/a", "mnist/b"]
+    assert sum("| 7 |" in line for line in lines) == 1  # epochs differ: a column
 
 
 def test_columns_that_say_nothing_are_left_out():

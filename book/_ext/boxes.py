@@ -1,4 +1,4 @@
-"""What a reader should find at a glance: the guess, its answer, the takeaway of a figure."""
+"""What a reader should find at a glance: the guess, its answer, a figure, its takeaway."""
 
 import re
 
@@ -12,6 +12,8 @@ def mark(soup: BeautifulSoup) -> None:
     """Give the boxes of a chapter their classes. Safe to apply twice."""
     for text in soup.select_one("h1").find_all(string=True) if soup.select_one("h1") else ():
         text.replace_with(re.sub(r"(?<=\w)-(?=\w)", "\u2011", text))  # "warm-up" stays on its line
+    for output in soup.select("div.cell.tag_wide > .cell_output"):
+        add(output, "full-width")  # into the margin; its code stays in the column
     for quote in soup.select("article blockquote"):
         if opening(quote) == "Guess first.":
             add(quote, "vae-guess")

@@ -161,6 +161,8 @@ def samples(run: Run) -> str:
 Columns = dict[str, Callable[[list[Run]], str]]
 WITH_ERROR = "{:,.2f}\u00a0±\u00a0{:.2f}"
 LEFT = 4  # columns of words; what follows are numbers
+COMMON = ("Seeds", "Model", "Likelihood", "Latents", "Epochs", "Posterior samples", "Trained on",
+          "torch", "Python")  # fmt: skip
 SHOWN: Columns = {
     "Run": one_of,
     "Seeds": lambda runs: str(len(runs)),
@@ -198,24 +200,49 @@ MADE: Columns = {
 # ---------------------------------------------------------------- the tables
 
 
+def alike(a: Any, b: Any) -> bool:
+    """Whether two identities agree but for the seed, and options that one is too old to name.
+
+    Codes of a model differ with its seed: the data's checksum counts as little as that.
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(alike(a[key], b[key]) for key in a.keys() & b.keys() - {"seed", "sha256"})
+    return a == b
+
+
+def names(run: Run) -> set[str]:
+    """A run's name, with the number behind it and without."""
+    return {run["name"], re.sub(r"-\d+$", "", run["name"])}
+
+
 def rows(runs: list[Run]) -> list[list[Run]]:
     """Runs in their order, those that differ in the seed alone side by side in one row."""
-    found: dict[str, list[Run]] = {}
+    groups: list[list[Run]] = []
     for run in runs:
-        identity = run["identity"]
-        settings = {k: v for k, v in identity["settings"].items() if k != "seed"}
-        alike = {**identity, "settings": settings}
-        found.setdefault(json.dumps(alike, sort_keys=True), []).append(run)
-    return list(found.values())
+        for group in groups:
+            first = group[0]
+            if names(run) & names(first) and alike(run["identity"], first["identity"]):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
 
 
 def table(columns: Columns, left: int, groups: list[list[Run]]) -> list[str]:
-    """Markdown; columns after the first ``left`` are numbers. One that says nothing is left out."""
+    """Markdown; columns after the first ``left`` are numbers. One that says nothing is left out.
+
+    What all rows have in common is said once, above.
+    """
     cells = {head: [column(group) for group in groups] for head, column in columns.items()}
     cells = {head: column for head, column in cells.items() if set(column) != {NOTHING}}
-    rule = ["---" if i < left else "---:" for i in range(len(cells))]
+    alike = [h for h in COMMON if h in cells and len(groups) > 1 and len(set(cells[h])) == 1]
+    common = [f"{head.lower()}: {cells.pop(head)[0]}" for head in alike]
+    words = [head for head in [*columns][:left] if head in cells]
+    rule = ["---" if head in words else "---:" for head in cells]
     lines = [list(cells), rule, *zip(*cells.values(), strict=True)]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+    said = [f"All rows: {'; '.join(common)}.", ""] if common else []
+    return [*said, *(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def tables(runs: list[Run]) -> list[str]:
