@@ -223,3 +223,96 @@ def test_beta_nll_weights_the_gradients_of_each_pixel(nll_beta, seed):
 def test_bad_settings_of_the_objectives_are_named(message, objective, settings):
     with pytest.raises(ValueError, match=message):
         objective(tiny_vae(), random_images(2), **settings)
+
+
+# ---------------------------------------------------------------- importance weights as an objective
+
+
+def gradients(vae, x, repeats=1, **arguments) -> dict[str, torch.Tensor]:
+    """Mean gradient of the loss over ``repeats`` draws, all in one batch."""
+    vae.zero_grad()
+    o.iwae_elbo(vae, x.repeat(repeats, 1, 1, 1), **arguments)["loss"].mean().backward()
+    return {name: parameter.grad.clone() for name, parameter in vae.named_parameters()}
+
+
+def test_iwae_is_the_importance_weighted_bound():
+    """The value, and the gradient, which autograd finds from the definition without any weights."""
+    shape = (1, 8, 8)
+    vae, x = tiny_vae(shape, spread=2.0), random_images(3, shape, binary=True)
+    with seeded(5):
+        found = o.iwae_elbo(vae, x, samples=7)
+    with seeded(5):
+        q = vae.encoder(x)
+        z = q.rsample((7,))
+        log_w = vae.decoder(z).log_prob(x) + vae.prior().log_prob(z) - q.log_prob(z)
+    expected = -log_w.double().exp().mean(0).log()  # no trick needed here
+    torch.testing.assert_close(found["loss"].double(), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found["negative_elbo"], -log_w.mean(0))
+    torch.testing.assert_close(
+        found["loss"].detach().double(),
+        -importance_weighted_bound(vae, x, samples=7, seed=5),
+        rtol=1e-5,
+        atol=1e-4,
+    )
+    vae.zero_grad()
+    found["loss"].mean().backward()
+    ours = {name: p.grad.clone() for name, p in vae.named_parameters()}
+    vae.zero_grad()
+    (-(log_w.logsumexp(0) - math.log(7)).mean()).backward()
+    for name, parameter in vae.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [{"kept": 1}, {"kept": 3}, {"doubly": True}, {"kept": 2, "doubly": True}]
+)
+@pytest.mark.parametrize("samples", [1, 4])
+def test_every_iwae_gradient_has_the_same_expectation(how, samples):
+    """To within what that many draws allow; the decoder's is the same draw by draw if all are kept."""
+    vae, x = tiny_vae(SQUARE, latent_dim=1, hidden=(4,), greys=False, spread=3.0), ALL_SQUARES[5:7]
+    with seeded(1):
+        plain = gradients(vae, x, 30_000, samples=samples)
+    with seeded(1):
+        other = gradients(vae, x, 30_000, samples=samples, **how)
+    largest = max(float(g.abs().max()) for g in plain.values())
+    assert largest > 0.1
+    for name, gradient in plain.items():
+        exact = "decoder" in name and "kept" not in how
+        torch.testing.assert_close(
+            other[name], gradient, rtol=1e-4 if exact else 0, atol=0.02 * largest
+        )
+        if "encoder" in name and (samples > 1 or "doubly" in how):
+            assert not torch.allclose(
+                other[name], gradient, rtol=1e-6, atol=1e-7
+            )  # another estimator
+
+
+def test_the_encoders_signal_drowns_unless_doubly_reparameterized():
+    """Rainforth et al. (2018): the signal-to-noise ratio of the plain one falls with S."""
+    vae, x = tiny_vae(SQUARE, latent_dim=1, hidden=(4,), greys=False, spread=3.0), ALL_SQUARES[5:6]
+
+    def ratio(samples: int, doubly: bool) -> float:
+        found = []
+        with seeded(2):
+            for _ in range(400):
+                found.append(
+                    gradients(vae, x, samples=samples, doubly=doubly)[
+                        "encoder.network.layers.2.bias"
+                    ]
+                )
+        drawn = torch.stack(found)
+        return float((drawn.mean(0).abs() / drawn.std(0))[0])
+
+    plain, mended = ([ratio(samples, doubly) for samples in (1, 64)] for doubly in (False, True))
+    assert plain[1] < 0.5 * plain[0] < mended[1]
+
+
+def test_iwae_of_nothing_is_refused():
+    for wrong in ({"samples": 0}, {"kept": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            o.iwae_elbo(tiny_vae(), random_images(2), **wrong)
+    with torch.no_grad():  # evaluation needs no gradient
+        assert set(o.iwae_elbo(tiny_vae(), random_images(2), doubly=True)) == {
+            "loss",
+            "negative_elbo",
+        }

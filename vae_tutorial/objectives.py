@@ -92,6 +92,59 @@ def elbo(vae: VAE, x: Tensor, *, beta: float = 1.0, samples: int = 1) -> Terms:
     return _terms(reconstruction + beta * kl, reconstruction, kl)
 
 
+def iwae_elbo(
+    vae: VAE, x: Tensor, *, samples: int = 5, kept: int | None = None, doubly: bool = False
+) -> Terms:
+    """The negative importance-weighted bound, as an objective: an IWAE where S > 1.
+
+    -log p(x) <= -E[log 1/S sum_s w_s] with w_s = p(x|z_s) p(z_s) / q(z_s|x), Burda et al. (2015),
+    equation 8. With the normalized weights v_s = w_s / sum w the gradient is that of
+    -sum_s v_s log w_s, the v_s held fixed (their equation 14). At S = 1 it is the ELBO's.
+
+    Args:
+        vae, x: the model, and images (B, C, H, W).
+        samples: S, how many z are drawn for each image.
+        kept: send gradients through this many samples alone, drawn in proportion to v_s. The
+            expectation of the gradient stays, and two thirds of the work are gone where S is large:
+            all others go forward through the decoder only. ``None`` sends it through all of them.
+        doubly: the doubly reparameterized gradient of the encoder, sum_s v_s^2 d log w_s / d z_s
+            (Tucker et al. 2018). It has the same expectation; its signal does not drown in noise as
+            S grows.
+
+    Returns:
+        ``loss``, the negative bound, and ``negative_elbo``, from the same samples, (B,).
+    """
+    if samples < 1 or (kept is not None and kept < 1):
+        raise ValueError(f"samples and kept must be at least 1, got {samples} and {kept}")
+    parameters = vae.encoder.network(x)
+    if torch.is_autocast_enabled(x.device.type):  # weights need more than bfloat16's three digits
+        parameters = parameters.float()
+    q = vae.encoder.posterior(parameters)
+    # Of log q only the path through z is followed: the rest is what the squared weights stand for.
+    judge = vae.encoder.posterior(parameters.detach()) if doubly else q
+    z = q.rsample((samples,))
+
+    def log_weight(z: Tensor) -> Tensor:
+        return vae.decoder(z).log_prob(x) + vae.prior().log_prob(z) - judge.log_prob(z)
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and kept is None):
+        log_w = log_weight(z)  # (S, B)
+    negative_bound = log(samples) - log_w.detach().logsumexp(0)
+    share = through = log_w.detach().softmax(0)
+    if kept is not None:
+        chosen = torch.multinomial(share.T, kept, replacement=True).T  # (kept, B)
+        z = z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
+        log_w_kept, share = log_weight(z), share.gather(0, chosen)
+        through = torch.full_like(share, 1 / kept)
+    else:
+        log_w_kept = log_w
+    if doubly and z.requires_grad:
+        z.register_hook(lambda gradient: share.unsqueeze(-1) * gradient)
+    carries = (through * log_w_kept).sum(0)  # the gradient's; its value is taken off again
+    loss = negative_bound - (carries - carries.detach())
+    return {"loss": loss, "negative_elbo": -log_w.detach().mean(0)}
+
+
 def _posterior_sample(vae: VAE, x: Tensor, samples: int) -> tuple[Distribution, Tensor]:
     """q(z|x), batch (B,) and event (D,), and z (S, B, D), differentiable in the parameters of q."""
     if samples < 1:
