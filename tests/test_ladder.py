@@ -158,3 +158,30 @@ def test_the_words_of_all_models_mean_the_same_here(kind):
 def test_bad_settings_are_named(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@both
+def test_the_importance_weights_of_a_hierarchy(kind):
+    """Their mean is p(x), which a sum over a grid of both latents gives without an encoder."""
+    with seeded(3):
+        model = kind((1, 2, 2), Bernoulli((1, 2, 2)), (1, 1), (6, 5), batch_norm=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    x = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]]).reshape(2, 1, 2, 2)
+    line = torch.linspace(-9, 9, 901)
+    step = float(line[1] - line[0])
+    with torch.no_grad():
+        likelihood = torch.stack([model.decoder(line[:, None]).log_prob(one) for one in x]).exp()
+        below = (
+            model.prior(1, line[:, None]).log_prob(line[:, None, None]).exp()
+        )  # p(z_1|z_2), (z_1, z_2)
+        top = model.prior(2).log_prob(line[:, None]).exp()
+        exact = (likelihood @ (below @ top) * step**2).log()
+        log_w = model.log_weights(x, 40_000)
+    estimate = log_w.logsumexp(0) - math.log(len(log_w))
+    assert log_w.shape == (40_000, 2)
+    torch.testing.assert_close(estimate, exact, rtol=0, atol=0.03)
+    terms = ladder_elbo(model, x, samples=20_000)
+    error = 5 * log_w.std(0) / math.sqrt(20_000)
+    assert bool(((-log_w.mean(0) - terms["negative_elbo"]).abs() < error).all())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vae_tutorial.batches import Batches, Data, as_tuple
 from vae_tutorial.data import floats, to_float
+from vae_tutorial.models.ladder import Hierarchy
 from vae_tutorial.models.vae import VAE
 from vae_tutorial.networks import device_of
 from vae_tutorial.objectives import kl_per_dimension
@@ -99,7 +100,7 @@ def per_example(
 
 
 def importance_weighted_bound(
-    vae: VAE, images: Tensor, *, samples: int = 100, batch_size: int = 50, seed: int = 0
+    model: nn.Module, images: Tensor, *, samples: int = 100, batch_size: int = 50, seed: int = 0
 ) -> Tensor:
     """The importance-weighted lower bound on log p(x): (N,), float64, in nats; larger is better.
 
@@ -107,7 +108,7 @@ def importance_weighted_bound(
     equation 8: the ELBO at S = 1, closer to log p(x) with every sample, equal to it in the limit.
 
     Args:
-        vae, images: a trained model, and images (N, C, H, W).
+        model, images: a trained VAE or hierarchy, and images (N, C, H, W).
         samples: S.
         batch_size: images at a time (each takes S passes through the decoder at once).
         seed: of the draws.
@@ -115,13 +116,16 @@ def importance_weighted_bound(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
 
-    def bound(vae: VAE, x: Tensor) -> dict[str, Tensor]:
-        q = vae.encoder(x)
-        z = q.rsample((samples,))  # (S, B, D)
-        log_weight = vae.decoder(z).log_prob(x) + vae.prior().log_prob(z) - q.log_prob(z)
+    def bound(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        if isinstance(model, Hierarchy):
+            log_weight = model.log_weights(x, samples)  # (S, B)
+        else:
+            q = model.encoder(x)
+            z = q.rsample((samples,))  # (S, B, D)
+            log_weight = model.decoder(z).log_prob(x) + model.prior().log_prob(z) - q.log_prob(z)
         return {"bound": log_weight.logsumexp(0) - math.log(samples)}
 
-    return per_example(vae, bound, images, batch_size=batch_size, seed=seed)["bound"]
+    return per_example(model, bound, images, batch_size=batch_size, seed=seed)["bound"]
 
 
 def latent_usage(vae: VAE, images: Tensor, *, batch_size: int = 1000) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from vae_tutorial.randomness import seeded
 from vae_tutorial.spec import Part
 
 Layers = dict[int, Tensor]  # one tensor for each layer, by its number
+Drawn = dict[int, tuple[Tensor, Distribution, Distribution]]  # of each layer: z, its q and its p
 
 
 def precision_weighted(a: Distribution, b: Distribution) -> Distribution:
@@ -50,7 +51,8 @@ def _mlp(n_in: int, width: int, n_out: int, normalized: bool) -> nn.Sequential:
 class Hierarchy(Part):
     """p(x, z_1, ..., z_L), which both models share.
 
-    Each adds a q(z_1, ..., z_L | x): its networks in ``_add_inference``, its draws in ``_infer``.
+    Each adds a q(z_1, ..., z_L | x): its networks in ``_add_inference``, its draws in ``_infer``,
+    and how it measures what a layer costs in ``_kl``.
 
     Args:
         image_shape: (C, H, W).
@@ -109,9 +111,24 @@ class Hierarchy(Part):
         The terms, (N,), in nats, are the ladder's in closed form given the layers above, or the
         plain hierarchy's log q - log p at the draw, whose mean over draws is the KL term.
         """
+        drawn = self._infer(self._flat(x))
+        return {k: z for k, (z, _, _) in drawn.items()}, {
+            k: self._kl(*of) for k, of in drawn.items()
+        }
+
+    def log_weights(self, x: Tensor, samples: int) -> Tensor:
+        """log p(x, z) - log q(z|x), (S, B), at S draws of all latents for each image (B, C, H, W)."""
+        repeated = x.repeat(samples, 1, 1, 1)  # (S B, C, H, W)
+        drawn = self._infer(self._flat(repeated))
+        log_weight = self.decoder(drawn[1][0]).log_prob(repeated)
+        for z, q, p in drawn.values():
+            log_weight = log_weight + p.log_prob(z) - q.log_prob(z)
+        return log_weight.unflatten(0, (samples, len(x)))
+
+    def _flat(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(f"expected images (N, {self.image_shape}), got {tuple(x.shape)}")
-        return self._infer(x.flatten(1))
+        return x.flatten(1)
 
     def encode(self, x: Tensor) -> Layers:
         """The latents (N, D_l) of every layer l, drawn from the posterior of images (N, C, H, W)."""
@@ -169,18 +186,23 @@ class LadderVAE(Hierarchy):
             HeLinear(width, 2 * d) for width, d in zip(hidden, self.latent_dims, strict=True)
         )
 
-    def _infer(self, x: Tensor) -> tuple[Layers, Layers]:
+    def _infer(self, x: Tensor) -> Drawn:
         said = []
         for up, says, gaussian in zip(self.up, self.says, self.gaussians, strict=True):
             x = up(x)
             said.append(gaussian(says(x)))
-        z, kl, top = {}, {}, len(said)
+        drawn, z, top = {}, None, len(said)
         for layer in range(top, 0, -1):
-            p = self.prior(layer, z.get(layer + 1))
+            p = self.prior(layer, z)
             # At the top the image alone speaks: N(0, I) comes in by the KL term.
             q = said[-1] if layer == top else precision_weighted(said[layer - 1], p)
-            z[layer], kl[layer] = q.rsample(), kl_divergence(q, p)
-        return z, kl
+            z = q.rsample()
+            drawn[layer] = z, q, p
+        return drawn
+
+    @staticmethod
+    def _kl(z: Tensor, q: Distribution, p: Distribution) -> Tensor:
+        return kl_divergence(q, p)
 
 
 class HierarchicalVAE(Hierarchy):
@@ -202,14 +224,17 @@ class HierarchicalVAE(Hierarchy):
             for n, width, d in zip(sources, hidden, self.latent_dims, strict=True)
         )
 
-    def _infer(self, x: Tensor) -> tuple[Layers, Layers]:
-        z, log_q = {}, {}
+    def _infer(self, x: Tensor) -> Drawn:
+        z, q = {}, {}
         for layer, (infer, gaussian) in enumerate(zip(self.infer, self.gaussians, strict=True), 1):
-            q = gaussian(infer(x))
-            z[layer] = x = q.rsample()
-            log_q[layer] = q.log_prob(x)
-        log_p = {k: self.prior(k, z.get(k + 1)).log_prob(z[k]) for k in z}
-        return z, {k: log_q[k] - log_p[k] for k in z}
+            q[layer] = gaussian(infer(x))
+            z[layer] = x = q[layer].rsample()
+        return {k: (z[k], q[k], self.prior(k, z.get(k + 1))) for k in z}
+
+    @staticmethod
+    def _kl(z: Tensor, q: Distribution, p: Distribution) -> Tensor:
+        # q of a layer knows the image and the layer below, p the one above: no closed form for both.
+        return q.log_prob(z) - p.log_prob(z)
 
 
 def ladder_elbo(
