@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT, SITE, pages
@@ -190,6 +191,39 @@ def test_only_a_chain_of_layers_and_bernoulli_means_can_come_alive():
     assert sum(map(len, numbers)) == sum((1 + n["inputs"]) * n["outputs"] for n in layers)
     with pytest.raises(ValueError, match="ConvDecoder"):
         live.decoder(ROOT / "artifacts" / "mnist" / "conv")
+
+
+# ---------------------------------------------------------------- what cells print
+
+
+@pytest.mark.parametrize(
+    ("frame", "heads"),
+    [
+        (pd.DataFrame({"a": [1], "b": [2]}).rename_axis("row"), [["row", "a", "b"]]),
+        (pd.DataFrame({"a": {("x", "y"): 1}}).rename_axis(["i", "j"]), [["i", "j", "a"]]),
+        (pd.DataFrame({"a": [1]}), [["", "a"]]),
+        (pd.DataFrame({("a", "b"): [1]}), [["", "a"], ["", "b"]]),  # two true rows
+    ],
+)
+def test_a_data_frames_names_share_a_row(frame, heads):
+    html = BeautifulSoup(f"<article>{frame.to_html()}</article>", "html.parser")
+    for _ in range(2):
+        mending.mend_tables(html)
+        rows = html.select("thead tr")
+        assert [[cell.get_text() for cell in row.select("th, td")] for row in rows] == heads
+    assert len(html.select("tbody td")) == frame.size
+
+
+@pytest.mark.parametrize(
+    ("text", "breaks"),
+    [("a sentence, 3.0 nats", True), ("one   two   three\n1     2     3", False),
+     ("tensor([[1, 2]])", False), ("a list:\n  indented", False)],
+)  # fmt: skip
+def test_printed_sentences_may_break_and_columns_may_not(text, breaks):
+    page = f'<article><div class="cell_output"><div class="stream"><pre>{text}</pre></div></div>'
+    html = BeautifulSoup(page, "html.parser")
+    boxes.mark(html)
+    assert bool(html.select("pre.vae-sentences")) == breaks
 
 
 # ---------------------------------------------------------------- what a link shows elsewhere

@@ -4,6 +4,7 @@ import re
 
 from bs4 import BeautifulSoup, Tag
 
+COLUMNS = re.compile(r"\S {2,}\S.* {2,}\S|\[\[|^ {2,}", re.MULTILINE)
 ANSWER = re.compile(r"\bThe answers?\b[^.]{0,40}?\b(?:is|are) \(([a-e])\)")
 TAKEAWAY = "Takeaway."
 
@@ -14,6 +15,9 @@ def mark(soup: BeautifulSoup) -> None:
         text.replace_with(re.sub(r"(?<=\w)-(?=\w)", "\u2011", text))  # "warm-up" stays on its line
     for output in soup.select("div.cell.tag_wide > .cell_output"):
         add(output, "full-width")  # into the margin; its code stays in the column
+    for printed in soup.select("article .cell_output .stream pre"):
+        if not COLUMNS.search(printed.get_text()):
+            add(printed, "vae-sentences")  # which may break; columns scroll
     for quote in soup.select("article blockquote"):
         if opening(quote) == "Guess first.":
             add(quote, "vae-guess")

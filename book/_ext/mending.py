@@ -11,7 +11,7 @@ import live
 import prose
 import repository
 import social
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from sphinx.application import Sphinx
 
 ABOUT = "A book of notebooks that teaches variational autoencoders by building them."
@@ -68,6 +68,8 @@ def mend_tables(soup: BeautifulSoup) -> None:
     for heading in soup.select("th"):
         if not heading.get_text(strip=True) and heading.find(True) is None:
             heading.name = "td"  # the corner of a data frame
+    for head in soup.select("table.dataframe thead"):
+        merge_head(head)
     for count, table in enumerate(soup.select("article table"), start=1):
         box = table.parent
         if not {"pst-scrollable-table-container", "vae-scroll"} & set(box.get("class", [])):
@@ -76,6 +78,21 @@ def mend_tables(soup: BeautifulSoup) -> None:
         label = heading.get_text(" ", strip=True).rstrip("#¶ ") if heading else ""
         box["class"] = sorted({*box.get("class", []), "vae-scroll"})
         box.attrs |= {"tabindex": "0", "role": "region", "aria-label": f"Table {count}: {label}"}
+
+
+def merge_head(head: Tag) -> None:
+    """The names of a data frame's index stand in the row of its columns' names."""
+    rows = [row.find_all(["th", "td"]) for row in head.find_all("tr")]
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]):
+        return
+    pairs = list(zip(*rows, strict=True))
+    if any(above.get_text(strip=True) and below.get_text(strip=True) for above, below in pairs):
+        return
+    for above, below in pairs:
+        if not above.get_text(strip=True):
+            below["class"] = "vae-index-name"
+            above.replace_with(below.extract())
+    head.find_all("tr")[1].decompose()
 
 
 def mend_head(soup: BeautifulSoup) -> None:
