@@ -102,7 +102,9 @@ def test_a_plane_is_loaded_when_it_is_seen_and_follows_the_hand(page, wanted, op
     figure = planes(tab)
     assert weights(tab) == {f"{name}.bin" for name in wanted}
     assert figure.locator(".vae-live-panel").count() == len(wanted)
-    assert not tab.locator("[data-live] img").is_visible()  # the still figure gave way
+    assert (
+        not tab.locator("[data-live] img").filter(visible=True).count()
+    )  # the still figure gave way
     plane = figure.locator(".vae-live-plane").first
     first = ".vae-live-panel:first-child output"
     seen = [(readout(tab, first), figure.locator(".vae-live-digit").first.screenshot())]
@@ -145,7 +147,7 @@ def test_ink_has_the_colour_of_the_theme(opened):
 
 @pytest.mark.parametrize("page", [FRONT, PLANES])
 def test_the_still_figure_stays_without_scripts_and_in_print(page, opened):
-    figure = "img.vae-hero.only-light" if page == FRONT else "[data-live] img"
+    figure = "img.vae-hero.only-light" if page == FRONT else "[data-live] img.only-light"
     assert opened(page, java_script_enabled=False).locator(figure).is_visible()
     tab = opened(page)
     if page == PLANES:

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
 ]
 PAGE, NAME = "notebooks/06_posteriors.html", "mean-field-0"
-FIGURE, STILL = ".vae-live-ellipse", "[data-live=ellipse] img"
+FIGURE, STILL = ".vae-live-ellipse", "[data-live=ellipse] img.only-light"
 CENTRE, AXIS, TILT = (
     f".vae-ellipse-{name}" for name in ("handle.vae-ellipse-centre", "axis", "tilt")
 )

@@ -135,7 +135,7 @@ def test_it_is_loaded_when_it_is_seen_and_the_still_figure_stays(opened):
     assert not [path for path in tab.asked if path.endswith((".bin", "paint.js"))]
     live = figure(tab)
     assert [p.split("/")[-1] for p in tab.asked if p.endswith(".bin")] == [WEIGHTS]
-    still = tab.locator("[data-live=paint] figure img")
+    still = tab.locator("[data-live=paint] figure img.only-light")
     assert still.is_visible()
     assert still.bounding_box()["y"] < live.bounding_box()["y"]
     assert not [path for path in tab.asked if "symbols.json" in path]
@@ -274,11 +274,15 @@ def test_a_finger_paints_sideways_and_scrolls_upwards(opened):
 
 
 def test_nothing_is_there_without_scripts_and_in_print(opened):
-    assert opened(java_script_enabled=False).locator("[data-live=paint] figure img").is_visible()
+    assert (
+        opened(java_script_enabled=False)
+        .locator("[data-live=paint] figure img.only-light")
+        .is_visible()
+    )
     tab = opened()
     figure(tab)
     tab.emulate_media(media="print")
-    assert tab.locator("[data-live=paint] figure img").is_visible()
+    assert tab.locator("[data-live=paint] figure img.only-light").is_visible()
     assert not tab.locator(".vae-live-paint").is_visible()
 
 

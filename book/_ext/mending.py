@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import shorten
 
 import boxes
+import dark
 import heads
 import light
 import live
@@ -147,7 +148,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
-    pictures = heads.banners(out)
+    pictures, variants = heads.banners(out), set()
     url = app.config.vae_repository
     site = None if url == repository.PLACEHOLDER else social.address(url)
     for path in sorted(out.rglob("*.html")):
@@ -166,8 +167,10 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
             heads.put(soup, page.as_posix(), pictures)
             social.put(soup, page.as_posix(), pictures, site)
             light.lighten(soup, path.parent)
+            variants |= dark.pair(soup, path.parent)
             live.mark(soup, "../" * (len(page.parts) - 1))
             path.write_text(str(soup), encoding="utf-8")
+    dark.drop_unused(out, variants)
 
 
 def setup(app: Sphinx) -> None:

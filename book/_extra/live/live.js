@@ -267,15 +267,18 @@ function setUp() {
     whenSeen(cell, async () => {
       const { build } = await import(`./${cell.dataset.live}.js`);
       const still = cell.querySelector("img");
+      const dark = still.matches(".only-light") ? still.nextElementSibling : still;
       const frame = document.createElement("div");
       frame.className = `vae-live vae-live-${cell.dataset.live}`;
       await build(frame, cell.dataset.runs.split(" "));
       if ("keep" in cell.dataset) {
-        (still.closest("figure") ?? still).after(frame); // and the still figure stays
+        (still.closest("figure") ?? dark).after(frame); // and the still figure stays
         return;
       }
       (still.closest("a") ?? still).before(frame);
-      (still.closest("a") ?? still).classList.add("vae-live-still"); // printed, where nothing moves
+      for (const image of [still, dark]) {
+        (image.closest("a") ?? image).classList.add("vae-live-still"); // printed, where nothing moves
+      }
     });
   }
 }
