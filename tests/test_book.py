@@ -137,7 +137,9 @@ def test_a_head_says_how_long_a_chapter_takes_and_cards_show_its_figure():
 def test_every_chapter_has_a_figure_for_its_head():
     chapters = {f"notebooks/{path.name}" for path in SITE.glob("notebooks/*.html")}
     assert set(heads.banners(SITE)) == chapters
-    assert len(soup("book/index.html").select(".vae-chapters .sd-card img")) == len(chapters)
+    cards = soup("book/index.html").select(".vae-chapters .sd-card")
+    for theme in ("light", "dark"):
+        assert sum(len(card.select(f"img.only-{theme}")) for card in cards) == len(chapters)
 
 
 def test_a_page_loads_what_it_uses(tmp_path):
