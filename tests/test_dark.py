@@ -153,13 +153,13 @@ def test_a_map_its_colour_bar_and_its_neighbour_of_one_colour_stay(name, whole, 
         chart.bar([0, 1], [3, 4], color=style.TRAIN)
         chart.spines[:].set_visible(False)
     light, new = drawn(fig)
-    height = len(light)
+    height, dpi = len(light), style.SHARP / 8
     saved = fig.get_tightbbox().padded(style.mpl.rcParams["savefig.pad_inches"])
-    for panel in (ax, other, bar.ax):  # five pixels within each: its frame is ink
-        box = panel.get_window_extent().translated(-120 * saved.x0, -120 * saved.y0)
-        inner = np.s_[
-            height - int(box.y1) + 5 : height - int(box.y0) - 5, int(box.x0) + 5 : int(box.x1) - 5
-        ]
+    for panel in (ax, other, bar.ax):  # seven pixels within each: its frame is ink
+        box = panel.get_window_extent().transformed(fig.dpi_scale_trans.inverted())
+        left, right = (int(dpi * (x - saved.x0)) for x in (box.x0, box.x1))
+        low, high = (height - int(dpi * (y - saved.y0)) for y in (box.y0, box.y1))
+        inner = np.s_[high + 7 : low - 7, left + 7 : right - 7]
         assert light[inner].size > 1000
         assert (light[inner] == new[inner]).all()
     bars = (light == rgb(style.TRAIN)).all(-1)
@@ -223,7 +223,9 @@ built = pytest.mark.skipif(
 
 @built
 def test_every_figure_of_the_book_has_a_variant_of_its_size(dark):
-    figures = [path for path in SITE.glob("_images/*.png") if dark.MARK not in path.name]
+    text = "".join(path.read_text(encoding="utf-8") for path in SITE.glob("notebooks/*.html"))
+    names = set(re.findall(r'src="\.\./_images/([^"/]+\.png)"', text))
+    figures = [SITE / "_images" / name for name in sorted(names) if dark.MARK not in name]
     assert len(figures) > 100
     for path in figures:
         (other,) = SITE.glob(f"_images/{path.stem}{dark.MARK}*.png")

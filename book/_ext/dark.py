@@ -118,7 +118,7 @@ def darkened(colours: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- pictures
 
 Box = tuple[slice, slice]  # rows and columns
-SOLID = 5  # pixels: lines and letters are thinner
+SOLID = 8  # pixels: lines, ticks and letters are thinner
 APART = 7  # pixels: the images of a sheet stand closer to each other, most panels do not
 CLOSE = 5  # pixels: a colour bar may stand so close to its map
 NARROW, SHORT = 10, 40  # pixels: the sides of the smallest picture, which is a colour bar
@@ -188,12 +188,13 @@ def is_picture(mask: np.ndarray, places: np.ndarray, odd: np.ndarray) -> bool:
     """Whether a box has straight sides, and many colours or such as no chart has."""
     if not large(mask):
         return False
+    sides = [side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])]
     shares = np.bincount(places[mask], minlength=len(odd)) / mask.sum()
     many, other, full = (shares > SHARE).sum() >= MANY, shares[odd].sum(), mask.mean()
     if full < 0.8:  # half a map has two sides of its own, a cloud of points has none
-        sides = mask[0], mask[-1], mask[:, 0], mask[:, -1]
-        return full > 0.5 and many and other > 0.2 and sum(s.mean() > 0.7 for s in sides) > 1
-    return other > (0.2 if many else 0.8) or (many and full > 0.9)
+        return full > 0.5 and many and other > 0.2 and sum(side > 0.7 for side in sides) > 1
+    # The thick of a cloud of points is full, and has many shades of one colour, but no sides.
+    return other > (0.2 if many else 0.8) or (many and full > 0.9 and min(sides) > 0.93)
 
 
 def pictures(colours: np.ndarray, places: np.ndarray) -> list[Box]:

@@ -45,7 +45,9 @@ def mend(soup: BeautifulSoup) -> None:
     for script in soup.select(", ".join(UNWANTED)):
         script.decompose()
     mend_tables(soup)
-    if (printed := soup.select_one("#jb-print-docs-body h1")) and (h1 := soup.select_one("article h1")):
+    if (printed := soup.select_one("#jb-print-docs-body h1")) and (
+        h1 := soup.select_one("article h1")
+    ):
         printed.string = h1.get_text().rstrip("#¶ ")  # with the chapter's number
     if soup.head and soup.title:
         mend_head(soup)
