@@ -18,6 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "book" / "_build" / "html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
+TYPESET = """async () => {
+    if (document.querySelector('article .math')) {
+        dispatchEvent(new Event('beforeprint'));  // or page.js waits until a formula is near
+        while (!window.MathJax.startup?.promise) await new Promise((done) => setTimeout(done, 20));
+        await MathJax.startup.promise;
+        await MathJax.startup.document.lazyTypesetAll();  // else a formula waits until it is seen
+    }
+    await document.fonts.ready;
+}"""
+
 
 def pages(*besides: str) -> list[str]:
     """The built site's pages; where nothing is built one name, whose tests fail."""

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import SITE, browsing, pages
+from conftest import SITE, TYPESET, browsing, pages
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
@@ -17,13 +17,6 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
 ]
 PAGES = pages("_modules", "index.html")
-TYPESET = """async () => {
-    if (window.MathJax?.startup?.promise) {
-        await MathJax.startup.promise;
-        await MathJax.startup.document.lazyTypesetAll();  // else a formula waits until it is seen
-    }
-    await document.fonts.ready;
-}"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # preload: axe would fetch the style sheets again, by addresses that it gets wrong.
 AXE = "axe.run(document, {resultTypes: ['violations'], preload: false})"

@@ -79,6 +79,8 @@ def test_the_map_follows_the_pointer_and_the_keys(opened):
         return readout(tab, ".vae-live-lens output")
 
     assert not lens.is_visible()  # nothing moves unless asked
+    assert not weights(tab)  # and nothing heavy travels
+    assert len([path for path in tab.asked if "hero-" in path]) == 1  # of two pictures
     assert point_at(0.5, 0.5) == pytest.approx((0, 0), abs=0.03)
     assert point_at(0.8413, 0.1587) == pytest.approx((1, -1), abs=0.03)  # one standard deviation
     before = readout(tab, ".vae-live-lens output")

@@ -1,7 +1,7 @@
 """What a page does under the reader's hand: guesses, the code switch, what scrolls, the search."""
 
 import pytest
-from conftest import SITE
+from conftest import SITE, TYPESET
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
@@ -89,8 +89,23 @@ def test_nothing_is_cut_on_paper(page, context):
     tab.set_viewport_size({"width": 720, "height": 1000})
     tab.goto(page, wait_until="load")
     tab.emulate_media(media="print")
-    tab.evaluate("async () => MathJax.startup.document.lazyTypesetAll()")
+    tab.evaluate(TYPESET)
     cut = """() => [...document.querySelectorAll('article pre, article div.math, article table')]
         .filter((box) => box.offsetParent && box.getBoundingClientRect().right > innerWidth + 2)
         .map((box) => box.textContent.slice(0, 80))"""
     assert tab.evaluate(cut) == []
+
+
+def test_mathjax_comes_when_a_formula_is_near(context):
+    tab = context.new_page()
+    tab.set_viewport_size({"width": 360, "height": 780})
+    tab.clock.install()  # so that the page never comes to rest by itself
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto("notebooks/02_vae.html", wait_until="load")
+    tab.clock.run_for(100)
+    assert not [url for url in asked if "mathjax" in url]
+    tab.locator("article .math").first.scroll_into_view_if_needed()
+    tab.clock.resume()
+    tab.locator("article mjx-container").first.wait_for(timeout=30_000)
+    assert not tab.locator("script[data-maths]").count()

@@ -50,7 +50,7 @@ def main() -> int:
         sheet = rgba.transpose(0, 2, 1, 3, 4).reshape(ROWS * 28, COLUMNS * 28, 4)
         image = Image.fromarray((sheet * 255).round().astype(np.uint8), "RGBA")
         path = ROOT / "book" / "_static" / f"hero-{theme}.webp"
-        image.save(path, quality=88, alpha_quality=88, method=6)
+        image.save(path, quality=84, alpha_quality=70, method=6)
         tell(path, image)
         if theme == "light":
             tell(*preview(image))

@@ -1,5 +1,6 @@
 """The finished HTML made light: what a page does not use, it does not load."""
 
+import json
 import re
 from pathlib import Path
 
@@ -52,6 +53,10 @@ UNUSED = (  # files of the theme that no page asks for
     "_static/styles/*.map",
     "_static/locales",
     "_static/sphinx-thebe.*",
+    "_static/vendor",  # Font Awesome's fonts
+    "_static/images",
+    "_static/webpack-macros.html",
+    "_static/sbt-webpack-macros.html",
 )
 
 
@@ -60,11 +65,13 @@ def lighten(soup: BeautifulSoup, folder: Path) -> None:
     draw_icons(soup)
     drop_unneeded(soup)
     know_the_theme(soup)
+    put_off_maths(soup)
     for script in soup.select("head script[src]:not([defer], [type=module])"):
         if AT_ONCE not in script["src"]:
             script["defer"] = ""  # in their order, once the page is there
     for image in soup.select("article img"):
         settle(image, folder)
+    hurry_map(soup)
 
 
 def draw_icons(soup: BeautifulSoup) -> None:
@@ -86,7 +93,7 @@ def drop_unneeded(soup: BeautifulSoup) -> None:
         if not soup.select_one(selector):
             for element in soup.select(f'script[src*="{name}"], link[href*="{name}"]'):
                 element.decompose()
-    if not soup.select_one('script[src*="mathjax"]'):
+    if not soup.select_one('script[src*="mathjax"], script[data-maths]'):
         for script in soup.select("head script:not([src])"):
             if (script.string or "").lstrip().startswith("window.MathJax"):
                 script.decompose()
@@ -104,6 +111,30 @@ def know_the_theme(soup: BeautifulSoup) -> None:
                 'root.dataset.mode = mode; root.dataset.theme = mode !== "auto" ? mode :'
                 ' matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";'
             )
+
+
+def put_off_maths(soup: BeautifulSoup) -> None:
+    """page.js loads MathJax, and not before a formula is nearly in view."""
+    for script in soup.select('head script[src*="mathjax"]'):
+        script.attrs = {"data-maths": script["src"].replace("_static/../", "")}
+
+
+def hurry_map(soup: BeautifulSoup) -> None:
+    """The front page's map comes first, and of its two pictures the one that the theme shows."""
+    pictures = {
+        theme: image["src"]
+        for theme in ("light", "dark")
+        if (image := soup.select_one(f"img.vae-hero.only-{theme}"))
+    }
+    if pictures and not soup.select_one("script[data-map]"):
+        script = soup.new_tag("script", attrs={"data-map": ""})
+        script.string = (
+            'document.head.append(Object.assign(document.createElement("link"), { rel: "preload",'
+            f' as: "image", fetchPriority: "high", href: {json.dumps(pictures)}[root.dataset.theme] }}));'
+        )
+        next(
+            s for s in soup.select("head script") if "dataset.theme" in (s.string or "")
+        ).insert_after(script)
 
 
 def settle(image: Tag, folder: Path) -> None:

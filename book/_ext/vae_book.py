@@ -12,11 +12,12 @@ import package
 import references
 import repository
 import runs
+import styles
 from sphinx.application import Sphinx
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for part in (contents, light, live, mending, package, references, repository, runs):
+    for part in (contents, light, live, mending, package, references, repository, runs, styles):
         part.setup(app)
     # A changed extension, a new module or a new run makes every page anew.
     root, sources = Path(app.srcdir), sorted(Path(__file__).parent.glob("*.py"))

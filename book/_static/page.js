@@ -89,15 +89,14 @@
       else box.removeAttribute("tabindex");
     };
     const look = () => {
-      for (const box of boxes) stop(box, box.scrollWidth > box.clientWidth + 1, "vae-wide");
+      const found = boxes.map((box) => [box, box.scrollWidth > box.clientWidth + 1, "vae-wide"]);
       // A formula within a line scrolls by itself where it is wider than the whole line.
       for (const formula of all("article span.math mjx-container")) {
         const line = formula.closest("p, li, td, th, dd, figcaption, h2, h3") ?? formula.parentElement;
-        stop(formula, formula.scrollWidth > line.clientWidth + 1, "vae-wide-formula");
+        found.push([formula, formula.scrollWidth > line.clientWidth + 1, "vae-wide-formula"]);
       }
+      for (const [box, wide, name] of found) stop(box, wide, name); // all is measured, then marked
     };
-    const watch = new ResizeObserver(look);
-    for (const box of boxes) watch.observe(box);
     // Formulas come when they are nearly in view, and solutions when they are unfolded.
     let waiting = false;
     const later = () => {
@@ -111,6 +110,27 @@
     const article = document.querySelector("article");
     if (article) new MutationObserver(later).observe(article, { childList: true, subtree: true });
     addEventListener("resize", later);
+    const watch = new ResizeObserver(later);
+    for (const box of boxes) watch.observe(box);
+  }
+
+  /* MathJax is loaded when a formula is nearly in view, or when the page has been there for a while. */
+  function maths() {
+    const asked = document.querySelector("script[data-maths]");
+    if (!asked) return;
+    const near = new IntersectionObserver(
+      (entries) => entries.some((entry) => entry.isIntersecting) && load(),
+      { rootMargin: "800px 0px" },
+    );
+    const load = () => {
+      near.disconnect();
+      if (!asked.dataset.maths) return;
+      document.head.append(make("script", { src: asked.dataset.maths }));
+      delete asked.dataset.maths;
+    };
+    for (const formula of all("article .math")) near.observe(formula);
+    addEventListener("load", () => setTimeout(load, 5000));
+    for (const sign of ["beforeprint", "keydown", "pointerdown"]) addEventListener(sign, load, { once: true });
   }
 
   /* The phone's list of contents closes when an entry is chosen. */
@@ -137,6 +157,7 @@
     guesses();
     codeSwitch();
     scrollable();
+    maths();
     panels();
     setTimeout(found, 0); // once Sphinx has marked the words
   }

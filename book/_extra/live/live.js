@@ -237,20 +237,34 @@ function hero(image) {
   movable(area, point, redraw);
   area.addEventListener("focus", redraw);
   onChange(area, () => lens.hidden || redraw());
-  return async () => {
+  whenNear(area, async () => {
     network = await model("vae-2d");
     if (area.matches(":hover, :focus")) redraw();
-  };
+  });
 }
 
 /* ---------------------------------------------------------------- where they stand */
+
+const complain = (error) => console.warn("This figure stays still:", error);
+
+/** Call back once, when a mouse moves over the page, or a finger or the focus comes to an element. */
+function whenNear(element, start) {
+  const done = new AbortController();
+  const go = (event) => {
+    if (event.type === "pointermove" && event.pointerType === "touch") return;
+    done.abort();
+    start().catch(complain);
+  };
+  for (const sign of ["pointerdown", "focus"]) element.addEventListener(sign, go, { signal: done.signal });
+  addEventListener("pointermove", go, { signal: done.signal });
+}
 
 /** Call back once, when an element is first seen, and the page itself is there. */
 function whenSeen(element, start) {
   const watch = new IntersectionObserver((entries) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     watch.disconnect();
-    const go = () => start().catch((error) => console.warn("This figure stays still:", error));
+    const go = () => start().catch(complain);
     if (document.readyState === "complete") go();
     else addEventListener("load", go, { once: true });
   });
@@ -259,10 +273,7 @@ function whenSeen(element, start) {
 
 function setUp() {
   const map = document.querySelectorAll("img.vae-hero");
-  if (map.length) {
-    const start = hero([...map]);
-    whenSeen(document.querySelector(".vae-live-hero"), start);
-  }
+  if (map.length) hero([...map]);
   for (const cell of document.querySelectorAll("[data-live]")) {
     whenSeen(cell, async () => {
       const { build } = await import(`./${cell.dataset.live}.js`);
