@@ -65,7 +65,7 @@ def tab(browser):
     [
         ("article p:not([class])", "Source Serif 4"),
         ("article h1", "Inter"),
-        ("article .cell_input pre", "JetBrains Mono"),
+        ("article .cell_output pre", "JetBrains Mono"),
     ],
 )
 class TestBrowser:

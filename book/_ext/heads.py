@@ -5,6 +5,7 @@ from pathlib import Path
 from bs4 import BeautifulSoup, Tag
 
 WORDS_PER_MINUTE, LINES_PER_MINUTE = 200, 25  # prose is read, code is looked through
+CODE = "article .cell > .cell_input, article .cell > details.above-input"
 BANNER = "div.cell.tag_banner img"
 
 
@@ -38,6 +39,9 @@ def put(soup: BeautifulSoup, page: str, pictures: dict[str, str]) -> None:
         link.string = "Download the notebook"
         about.append(link)
         head.append(about)
+        if len(soup.select(CODE)) >= 3:  # page.js makes it work; nothing moves when it does
+            switch = {"type": "button", "class": "vae-code-switch pst-js-only"}
+            head.append(soup.new_tag("button", attrs=switch, string="Hide the code"))
         soup.select_one("article h1").insert_after(head)
     for card in soup.select(".vae-chapters .sd-card"):
         target = card.select_one("a[href]")["href"].removeprefix("../")

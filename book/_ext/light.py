@@ -66,6 +66,9 @@ def lighten(soup: BeautifulSoup, folder: Path) -> None:
     drop_unneeded(soup)
     know_the_theme(soup)
     put_off_maths(soup)
+    write_in_options(soup, folder)
+    for hurried in soup.select('head link[rel="preload"][as="script"]'):
+        hurried.decompose()  # the page is drawn without these
     for script in soup.select("head script[src]:not([defer], [type=module])"):
         if AT_ONCE not in script["src"]:
             script["defer"] = ""  # in their order, once the page is there
@@ -117,6 +120,15 @@ def put_off_maths(soup: BeautifulSoup) -> None:
     """page.js loads MathJax, and not before a formula is nearly in view."""
     for script in soup.select('head script[src*="mathjax"]'):
         script.attrs = {"data-maths": script["src"].replace("_static/../", "")}
+
+
+def write_in_options(soup: BeautifulSoup, folder: Path) -> None:
+    """The few words that scripts share stand in the page, which need not wait for a file."""
+    for script in soup.select(f'head script[src*="{AT_ONCE}"]'):
+        path = folder / script["src"].partition("?")[0]
+        if path.is_file():
+            del script["src"]
+            script.string = path.read_text(encoding="utf-8")
 
 
 def hurry_map(soup: BeautifulSoup) -> None:

@@ -214,11 +214,11 @@ def linked(html: str, up: str, version: int) -> str:
     """A page that asks for the one sheet, and at once for the two faces that it begins with."""
     if not LINK.search(html):
         return html
-    links = "".join(
+    links = f'<link href="{up}{SHEET}?v={version:x}" rel="stylesheet"/>\n'
+    links += "".join(
         f'<link as="font" crossorigin="" data-font="" href="{up}_static/{font}" rel="preload" type="font/woff2"/>\n'
         for font in FIRST_FONTS
     )
-    links += f'<link href="{up}{SHEET}?v={version:x}" rel="stylesheet"/>\n'
     html = PRELOAD.sub("", html)
     first = LINK.search(html).start()
     return html[:first] + links + LINK.sub("", html[first:])

@@ -63,10 +63,8 @@
 
   /* Code can be hidden, for those who came for the ideas; the choice is kept. */
   function codeSwitch() {
-    const cells = all("article .cell > .cell_input, article .cell > details.above-input");
-    const heading = document.querySelector("article h1");
-    if (cells.length < 3 || !heading) return;
-    const button = make("button", { type: "button", class: "vae-code-switch" });
+    const button = document.querySelector(".vae-code-switch");
+    if (!button) return;
     const set = (hide) => {
       page.classList.toggle("vae-no-code", hide);
       button.textContent = hide ? "Show the code" : "Hide the code";
@@ -77,7 +75,6 @@
       set(hide);
     });
     set(remembered("code") === "hidden");
-    (document.querySelector(".vae-head") ?? heading).after(button);
   }
 
   /* What is too wide for its box scrolls, and can be reached by Tab; nothing else is a stop. */
@@ -88,30 +85,40 @@
       if (wide) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     };
+    // A few at a time, while nothing else is to be done: all are measured, then marked.
+    const rest = window.requestIdleCallback ?? ((act) => setTimeout(act, 1));
+    const waiting = new Set();
     const look = () => {
-      const found = boxes.map((box) => [box, box.scrollWidth > box.clientWidth + 1, "vae-wide"]);
-      // A formula within a line scrolls by itself where it is wider than the whole line.
-      for (const formula of all("article span.math mjx-container")) {
-        const line = formula.closest("p, li, td, th, dd, figcaption, h2, h3") ?? formula.parentElement;
-        found.push([formula, formula.scrollWidth > line.clientWidth + 1, "vae-wide-formula"]);
-      }
-      for (const [box, wide, name] of found) stop(box, wide, name); // all is measured, then marked
-    };
-    // Formulas come when they are nearly in view, and solutions when they are unfolded.
-    let waiting = false;
-    const later = () => {
-      if (waiting) return;
-      waiting = true;
-      requestAnimationFrame(() => {
-        waiting = false;
-        look();
+      const some = [...waiting].slice(0, 6);
+      const found = some.map((box) => {
+        waiting.delete(box);
+        if (box.localName !== "mjx-container") return [box, box.scrollWidth > box.clientWidth + 1, "vae-wide"];
+        // A formula within a line scrolls by itself where it is wider than the whole line.
+        const line = box.closest("p, li, td, th, dd, figcaption, h2, h3") ?? box.parentElement;
+        return [box, box.scrollWidth > line.clientWidth + 1, "vae-wide-formula"];
       });
+      for (const [box, wide, name] of found) stop(box, wide, name);
+      if (waiting.size) rest(look, { timeout: 1000 });
     };
-    const article = document.querySelector("article");
-    if (article) new MutationObserver(later).observe(article, { childList: true, subtree: true });
-    addEventListener("resize", later);
-    const watch = new ResizeObserver(later);
+    const measure = (some) => {
+      if (!waiting.size && some.length) rest(look, { timeout: 1000 });
+      for (const box of some) waiting.add(box);
+    };
+    const watch = new ResizeObserver((entries) => measure(entries.map((entry) => entry.target)));
     for (const box of boxes) watch.observe(box);
+    // Formulas come when they are nearly in view.
+    const formulas = () => measure(all("article span.math mjx-container"));
+    const article = document.querySelector("article");
+    if (article) {
+      new MutationObserver((changes) => {
+        const nodes = changes.flatMap((change) => [...change.addedNodes]);
+        if (nodes.some((node) => node.localName === "mjx-container")) {
+          formulas();
+          measure(boxes.filter((box) => box.matches("div.math")));
+        }
+      }).observe(article, { childList: true, subtree: true });
+    }
+    addEventListener("resize", formulas);
   }
 
   /* MathJax is loaded when a formula is nearly in view, or when the page has been there for a while. */
