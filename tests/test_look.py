@@ -96,7 +96,9 @@ class TestBrowser:
 @pytest.mark.skipif(not (SITE / "index.html").exists(), reason="no site: run `make book` first")
 def test_text_does_not_jump_when_the_typefaces_come(tab):
     waiting = []
-    tab.route("**/*.woff2", waiting.append)  # held back until the page is drawn
+    tab.route(
+        "**/*.woff2", lambda route: waiting.append(route)
+    )  # held back until the page is drawn
     tab.add_init_script(
         "window.shifted = 0; new PerformanceObserver((list) => {"
         " for (const shift of list.getEntries()) window.shifted += shift.value;"
@@ -127,7 +129,7 @@ def test_rules_that_match_nothing_go():
     css = """
         /* a comment */ .used:hover, .absent { --named: 1px; --other: 2px; margin: var(--named) }
         #top > p::before { content: "/" } #bottom { color: red } table.used { color: red }
-        p:not(.absent) { color: blue } :is(.absent, table) a { color: red } :is(.absent, p) { top: 0 }
+        p:not(.rare) { color: blue } :is(.absent, table) a { color: red } :is(.rare, p) { top: 0 }
         main[data-kind="a"] { color: green } [data-absent] { color: red } .shown { left: 0 }
         @media print { .absent { top: 1px } .seen { top: 2px } } @media screen { .absent { top: 3px } }
         @keyframes turn { to { top: 4px } } @keyframes rest { to { top: 5px } }

@@ -90,8 +90,8 @@
     const waiting = new Set();
     const look = () => {
       const some = [...waiting].slice(0, 6);
-      const found = some.map((box) => {
-        waiting.delete(box);
+      for (const box of some) waiting.delete(box);
+      const found = some.filter((box) => box.isConnected).map((box) => {
         if (box.localName !== "mjx-container") return [box, box.scrollWidth > box.clientWidth + 1, "vae-wide"];
         // A formula within a line scrolls by itself where it is wider than the whole line.
         const line = box.closest("p, li, td, th, dd, figcaption, h2, h3") ?? box.parentElement;
