@@ -90,14 +90,16 @@ def test_a_work_is_cited_once_and_punctuation_stays_with_its_formula():
     cited = '<span>(<a class="reference" href="bibliography.html#id9" title="T">Burda et al., 2015</a>)</span>'
     page = html_of(
         f"<article><p>Active units: Burda et al. (2015), equation 8 {cited}. See {cited}.</p>"
-        f'<p>Lucas et al. (2015) {cited} say that <span class="math">x</span>, not y.</p></article>'
+        f'<p>Lucas et al. (2015) {cited} say that <span class="math">x</span>, not y.</p>'
+        f"<p>A unit is active (after Burda & Co, 2015) {cited}. Not here.</p></article>"
     )
     for _ in range(2):
         prose.mend(page)
-        first, second = (" ".join(p.get_text().split()) for p in page("p"))
+        first, second, third = (" ".join(p.get_text().split()) for p in page("p"))
         assert first == "Active units: Burda et al. (2015), equation 8. See (Burda et al., 2015)."
         assert second == "Lucas et al. (2015) (Burda et al., 2015) say that x, not y."
-        assert [a.get_text() for a in page("a")] == ["2015", *["Burda et al., 2015"] * 2]
+        assert third == "A unit is active (after Burda & Co, 2015). Not here."
+        assert [a.get_text() for a in page("a")] == ["2015", *["Burda et al., 2015"] * 2, "2015"]
         assert page.select_one(".vae-together").get_text() == "x,"
 
 

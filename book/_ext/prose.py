@@ -16,7 +16,11 @@ def mend(soup: BeautifulSoup) -> None:
 
 
 def say_once(soup: BeautifulSoup, link: Tag) -> None:
-    """ "Burda et al. (2015) (Burda et al., 2015)" becomes "Burda et al. (2015)", its year the link."""
+    """A work that the sentence names already is not named again: its year becomes the link.
+
+    "Burda et al. (2015) (Burda et al., 2015)" becomes "Burda et al. (2015)", and "(Higgins et al.,
+    2017) (Higgins et al., 2017)" becomes "(Higgins et al., 2017)".
+    """
     bracket = link.parent
     before = bracket.previous_sibling
     if [str(part) for part in bracket.contents] != ["(", str(link), ")"]:
@@ -25,11 +29,16 @@ def say_once(soup: BeautifulSoup, link: Tag) -> None:
         return
     names, _, year = link.get_text().replace("\xa0", " ").rpartition(", ")
     text, surname = str(before), re.split(r" and | et al", names)[0]
-    place = text.rfind(f"({year})")
+    found = [*re.finditer(rf"(?:\(|, ){re.escape(year)}\)", text)]
+    place = found[-1].start() if found else -1
     if place < max(0, len(text) - NEAR) or surname not in text[max(0, place - NEAR) : place]:
         return
-    after = text[place + len(year) + 2 :].rstrip()
+    after = text[found[-1].end() :].rstrip()
     link.string = year
+    if text[place] == ",":  # the sentence's own bracket goes on
+        place, after = place + 2, ")" + after
+        bracket.contents[0].extract()
+        bracket.contents[-1].extract()
     before.replace_with(NavigableString(text[:place]))
     bracket.insert_after(NavigableString(after))
 
