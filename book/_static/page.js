@@ -132,8 +132,20 @@
     const load = () => {
       near.disconnect();
       if (!asked.dataset.maths) return;
-      document.head.append(make("script", { src: asked.dataset.maths }));
+      const script = make("script", { src: asked.dataset.maths });
+      script.addEventListener("load", fontsForPaper);
+      document.head.append(script);
       delete asked.dataset.maths;
+    };
+    // Whoever prints does not wait for fonts: where there is a mouse, they come before they are needed.
+    const fontsForPaper = async () => {
+      if (!matchMedia("(pointer: fine)").matches) return;
+      await window.MathJax.startup.promise;
+      setTimeout(() => {
+        for (const face of document.fonts) {
+          if (/MJXTEX(-(I|MI|B|BI|A|C|S[1-4]))?["']?$/.test(face.family)) face.load().catch(() => {});
+        }
+      }, 1500);
     };
     for (const formula of all("article .math")) near.observe(formula);
     addEventListener("load", () => setTimeout(load, 5000));
