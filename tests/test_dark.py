@@ -242,6 +242,17 @@ def test_every_figure_of_the_book_has_a_variant_of_its_size(dark):
 @pytest.mark.xdist_group("browser")
 class TestInTheBrowser:
     @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_a_tapped_figure_opens_in_the_colours_of_the_page(self, theme, dark, opened):
+        tab = opened(PAGE, color_scheme=theme)
+        figure = tab.locator(f".cell_output a.vae-enlarge img.only-{theme}").first
+        figure.scroll_into_view_if_needed()
+        shown = figure.get_attribute("src").rsplit("/", 1)[1]
+        figure.click()
+        tab.wait_for_url("**/_images/*")
+        assert tab.url.endswith(shown)
+        assert (dark.MARK in shown) == (theme == "dark")
+
+    @pytest.mark.parametrize("theme", ["light", "dark"])
     @pytest.mark.parametrize("page", [PAGE, "book/index.html"])
     def test_a_page_loads_the_files_of_its_theme_alone(self, page, theme, dark, opened):
         tab = opened(page, color_scheme=theme)

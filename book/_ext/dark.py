@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
 PAPER, INK = (255, 255, 255), (0x26, 0x32, 0x3F)  # of the figures, as they are stored
 GROUND, LIGHT = (0x12, 0x16, 0x1F), (0xDF, 0xE4, 0xEE)  # what they become: see book.css
@@ -291,7 +291,22 @@ def pair(soup: BeautifulSoup, folder: Path) -> set[str]:
             image["class"] = [*image.get("class", []), "only-light"]
             other["class"] = [*other.get("class", []), "only-dark"]
             image.insert_after(other)
+    for image in soup.select("article .cell_output img:not(a img)"):
+        if "only-dark" not in image.get("class", []):
+            enlargeable(soup, image)
     return {Path(image["src"]).name for image in soup.select(f'article img[src*="{MARK}"]')}
+
+
+def enlargeable(soup: BeautifulSoup, image: Tag) -> None:
+    """A tap on a figure opens it alone, where fingers can enlarge it (page.js picks the theme's).
+
+    It is no stop for Tab: by keyboard the whole page is enlarged.
+    """
+    other = image.find_next_sibling("img", class_="only-dark")
+    where = {"class": "vae-enlarge", "href": image["src"], "tabindex": "-1"}
+    link = image.wrap(soup.new_tag("a", attrs=where))
+    if other:
+        link.append(other.extract())
 
 
 def drop_unused(out: Path, used: set[str]) -> None:

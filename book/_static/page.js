@@ -162,6 +162,15 @@
     }
   }
 
+  /* A tapped figure opens in the colours of the page. */
+  function figures() {
+    for (const link of all("a.vae-enlarge")) {
+      link.addEventListener("click", () => {
+        link.href = all("img", link).find((image) => image.offsetParent)?.src ?? link.href;
+      });
+    }
+  }
+
   /* A result of the search leads to the word, not to the top of its page. */
   function found() {
     if (location.hash) return;
@@ -178,6 +187,7 @@
     scrollable();
     maths();
     panels();
+    figures();
     setTimeout(found, 0); // once Sphinx has marked the words
   }
 
