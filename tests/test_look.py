@@ -159,6 +159,24 @@ def test_rules_that_match_nothing_go():
         styles.shrink("main { p { top: 0 } }", words, "")
 
 
+def test_classes_that_scripts_compose_are_known():
+    words = styles.Words()
+    words.read_script('frame.className = `vae-live vae-live-${kind}`; box.id = "x-";')
+    css = ".vae-live-rate{a:b}\n.vae-other{a:b}\n.x-1{a:b}\n"
+    assert styles.shrink(css, words, "") == ".vae-live-rate{a:b}\n"
+
+
+@pytest.mark.skipif(not (SITE / "index.html").exists(), reason="no site: run `make book` first")
+def test_no_rule_of_a_live_figure_is_cut():
+    united = re.sub(r"\s", "", (SITE / styles.SHEET).read_text(encoding="utf-8"))
+    own = [path for path in sorted((ROOT / "book" / "_static").glob("live-*.css"))]
+    names = {
+        name for path in own for name in re.findall(r"\.(vae-[\w-]+)", path.read_text("utf-8"))
+    }
+    assert len(own) > 3
+    assert {name for name in names if f".{name}" not in united} == set()
+
+
 def test_a_page_asks_for_one_sheet_and_twice_is_once():
     page = (
         '<head><title>x</title><link href="../_static/a.css?v=1" rel="stylesheet"/>\n'

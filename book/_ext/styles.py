@@ -50,6 +50,7 @@ class Words:
     classes: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)
     attributes: set[str] = field(default_factory=set)
+    begins: set[str] = field(default_factory=set)  # of classes that scripts compose
 
     def read_page(self, html: str) -> None:
         self.tags |= {tag.lower() for tag in re.findall(r"<([a-zA-Z][\w-]*)", html)}
@@ -64,11 +65,17 @@ class Words:
         strings = re.findall(r'"[^"\n]*"|\'[^\'\n]*\'|`[^`]*`', script)
         self.add(word for text in strings for word in re.findall(r"[\w-]+", text))
 
+    def have_class(self, name: str) -> bool:
+        """Whether a page holds it, or a script may: `vae-live-${kind}` is any that begins so."""
+        return name in self.classes or name.startswith(tuple(self.begins))
+
     def add(self, words: Iterable[str]) -> None:
         """Words that may be anything."""
         for word in words:
             for kind in (self.tags, self.classes, self.ids, self.attributes):
                 kind.add(word)
+            if re.fullmatch(r"\w[\w-]{3,}-", word):
+                self.begins.add(word)
 
 
 def parts(tokens: list) -> Iterator[list]:
@@ -88,7 +95,7 @@ def may_match(selector: list, words: Words) -> bool:
     before = ""
     for token in selector:
         if token.type == "ident":
-            if before == "." and token.value not in words.classes:
+            if before == "." and not words.have_class(token.value):
                 return False
             if before not in {".", ":"} and token.lower_value not in words.tags:
                 return False
