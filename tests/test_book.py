@@ -75,7 +75,7 @@ def test_boxes_are_found_by_their_words():
         "<article><h1>7. Beta, warm-up</h1><blockquote><p><strong>Guess first.</strong> (a) or (b)?</p>"
         "</blockquote><blockquote><p>A citation.</p></blockquote><p><strong>Takeaway.</strong> It is.</p>"
         "<p><strong>The answer is (b).</strong> And so on.</p><p>The <strong>answer</strong>: nothing.</p>"
-        "<p>So it goes. The answers are (c), and about the same.</p></article>"
+        "<p>So it goes. The answers are (c), and about the same.</p><p>Solution, folded:</p></article>"
     )
     for _ in range(2):  # an incremental build does it again
         boxes.mark(page)

@@ -51,6 +51,7 @@ def figure(opened):
         tab.locator("[data-live=toy]").scroll_into_view_if_needed()
         tab.locator(".vae-live-toy .vae-live-plane").first.wait_for(timeout=20_000)
         tab.wait_for_function("document.querySelector('.vae-toy-words').textContent")
+        tab.locator(".vae-live-toy .vae-live-plane").last.scroll_into_view_if_needed()
         return tab.locator(".vae-live-toy")
 
     return seen
@@ -156,9 +157,7 @@ def test_it_is_loaded_when_it_is_seen_one_set_at_a_time(figure, opened):
     there = figure()
     tab = there.page
     assert weights(tab) == ["mixture-vae.bin"]
-    assert (
-        not tab.locator("[data-live=toy] img").filter(visible=True).count()
-    )  # the still figure gave way
+    assert tab.locator("[data-live=toy] img").filter(visible=True).count() == 1  # the still one
     first = said(there)
     there.get_by_role("button", name="ring").click()
     assert said(there) != first
@@ -219,9 +218,8 @@ def test_samples_are_drawn_and_cleared(figure):
     seen = [[plane(there, name).screenshot() for name in ("data", "latent")]]
     for button in (draw, draw, clear):
         assert button.is_enabled()
-        button.click()
-        there.page.mouse.move(0, 0)
-        there.page.wait_for_timeout(150)
+        button.press("Enter")  # a mouse would scroll, and hover over the planes
+        there.page.wait_for_timeout(700)
         seen.append([plane(there, name).screenshot() for name in ("data", "latent")])
     for i in (0, 1):  # each draw is another one, and nothing of it stays
         assert len({shots[i] for shots in seen[:3]}) == 3

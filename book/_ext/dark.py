@@ -119,9 +119,10 @@ def darkened(colours: np.ndarray) -> np.ndarray:
 
 Box = tuple[slice, slice]  # rows and columns
 SOLID = 8  # pixels: lines, ticks and letters are thinner
+GAP = 12  # pixels: the gaps of a sheet are narrower
 APART = 7  # pixels: the images of a sheet stand closer to each other, most panels do not
 CLOSE = 5  # pixels: a colour bar may stand so close to its map
-NARROW, SHORT = 10, 40  # pixels: the sides of the smallest picture, which is a colour bar
+NARROW, SHORT = 10, 30  # pixels: the sides of the smallest picture, which is a colour bar
 MANY, SHARE = 12, 0.002  # so many colours, each of this share of a rectangle, are many
 NEAR = 24  # bytes: two colours that are closer are one
 CHART = np.array(  # ink and the ten colours that charts are drawn with
@@ -214,7 +215,46 @@ def pictures(colours: np.ndarray, places: np.ndarray) -> list[Box]:
     for box in found:
         known[places[box]] = True
     full = [box for box in boxes if large(mask[box]) and mask[box].mean() > 0.9]
-    return found + [box for box in full if box not in found and known[places[box]].mean() > 0.9]
+    found += [box for box in full if box not in found and known[places[box]].mean() > 0.9]
+    return found + sheet(found) + rest_of_rows(found)
+
+
+def sheet(found: list[Box]) -> list[Box]:
+    """The places that are missing in a sheet of images: one that is white itself has no sides."""
+    sizes = np.array([[part.stop - part.start for part in box] for box in found]).reshape(-1, 2)
+    usual = np.abs(sizes - np.median(sizes, 0)).max(1) < APART if len(found) else []
+    alike = [box for box, same in zip(found, usual, strict=True) if same]
+    rows, columns = (places_of([box[axis] for box in alike]) for axis in (0, 1))
+    if len(rows) * len(columns) < 20 or len(alike) < 0.7 * len(rows) * len(columns):
+        return []
+    return [(row, column) for row in rows for column in columns]
+
+
+def rest_of_rows(found: list[Box]) -> list[Box]:
+    """Where most rows of a sheet are pictures as a whole, the other rows are, too."""
+    rows = []
+    for _, wide in found:
+        alike = [box for box in found if near(box[1], wide)]
+        within = [
+            box for box in found
+            if box[1].start >= wide.start - SOLID and box[1].stop <= wide.stop + SOLID
+        ]  # fmt: skip
+        if len(alike) >= 3:
+            rows += [(box[0], wide) for box in within if box not in alike]
+    return rows
+
+
+def near(a: slice, b: slice) -> bool:
+    return max(abs(a.start - b.start), abs(a.stop - b.stop)) < SOLID
+
+
+def places_of(spans: list[slice]) -> list[slice]:
+    """Spans that begin at nearly the same place are one."""
+    kept: list[slice] = []
+    for span in sorted(spans, key=lambda span: span.start):
+        if not kept or span.start - kept[-1].start >= APART:
+            kept.append(span)
+    return kept
 
 
 def parted(mask: np.ndarray, box: Box, shown: Callable[[Box], bool]) -> list[Box]:
@@ -235,9 +275,10 @@ UNSEEN = 0.02  # of OKLab: a step that no eye sees
 
 def variant(colours: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same figure for a dark page: its colours and the places in them, as of 256 as can be."""
-    kept = np.zeros(places.shape, bool)
+    kept, paper = np.zeros(places.shape, bool), (colours == PAPER).all(1)[places]
     for box in pictures(colours, places):
-        kept[box] = True
+        # Between the images of a sheet lies paper.
+        kept[box] = ~(narrow(paper[box].all(0))[None, :] | narrow(paper[box].all(1))[:, None])
     size = len(colours)
     both = np.concatenate([colours, darkened(colours)])
     new = places + np.where(kept, 0, size)
@@ -255,6 +296,14 @@ def variant(colours: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.nda
     table = np.zeros(2 * size, int)
     table[used] = steps.argmin(1)
     return palette, table[new]
+
+
+def narrow(line: np.ndarray) -> np.ndarray:
+    """A line of booleans with its short stretches of true ones alone."""
+    result = np.zeros(len(line), bool)
+    for part in stretches(line, 1):
+        result[part] = part.stop - part.start <= GAP
+    return result
 
 
 def made(path: Path) -> Path | None:

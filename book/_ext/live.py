@@ -24,7 +24,7 @@ FIGURES = {  # the tag of a cell: the kind of figure (a script KIND.js), and its
     "live-paint": ("paint", ["fashion-mnist/vqvae"]),
     "live-ellipse": ("ellipse", ["mnist/mean-field-0"]),
 }
-KEPT = {"live-ellipse", "live-paint"}  # stand below the stored figure, and do not take its place
+KEPT = FIGURES.keys() - {"live-plane"}  # stand below the stored figure, and do not take its place
 SCRIPT = "live/live.js"
 ACTIVATIONS = {"torch.nn.SiLU": "silu", "torch.nn.ReLU": "relu", "torch.nn.Tanh": "tanh"}
 

@@ -1,4 +1,4 @@
-"""How a sentence reads on the page: citations said once, punctuation that stays with its formula."""
+"""How a sentence reads: citations said once; a formula keeps its comma, a number its error."""
 
 import re
 
@@ -8,7 +8,10 @@ NEAR = 70  # how many characters before a citation its year may stand
 
 
 def mend(soup: BeautifulSoup) -> None:
-    """Both. Safe to apply twice."""
+    """All of it. Safe to apply twice."""
+    for text in soup.find_all(string=re.compile(r"\d ± \d")):
+        if text.find_parent("article") and not text.find_parent("pre"):
+            text.replace_with(re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", text))
     for link in soup.select('article span > a.reference[href*="bibliography"]'):
         say_once(soup, link)
     for formula in soup.select("article span.math"):

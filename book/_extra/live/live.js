@@ -141,7 +141,7 @@ export function make(parent, name, attributes = {}, text = "") {
   return element;
 }
 
-export const written = (value) => value.toFixed(2).replace("-", "−");
+export const written = (value) => value.toFixed(2).replace("-0.00", "0.00").replace("-", "−");
 
 /* ---------------------------------------------------------------- a point under the hand */
 
