@@ -28,6 +28,12 @@ FAULTS = {  # of what happens in a tab, what should not; nothing where all is we
 }
 
 
+# What is wide becomes a stop for Tab in idle time.
+MEASURED = """() => [...document.querySelectorAll('article :is(div.math, pre, .vae-scroll)')]
+    .every((box) => box.scrollWidth <= box.clientWidth + 1 || box.tabIndex === 0
+        || getComputedStyle(box).overflowX === 'visible' || !box.offsetParent)"""
+
+
 @pytest.fixture(scope="module")
 def tabs():
     """One tab per theme and width. Each notes its errors, and its requests to elsewhere."""
@@ -57,6 +63,7 @@ def visit(tab, page: str):
     tab.faults.clear()
     tab.goto(page)
     tab.evaluate(TYPESET)
+    tab.wait_for_function(MEASURED)
     return tab
 
 

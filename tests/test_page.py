@@ -82,6 +82,16 @@ def test_a_search_result_leads_to_its_word(tab):
     assert tab.locator("article .highlighted").first.is_visible()
 
 
+def test_the_search_shows_words(tab):
+    tab.goto("search.html?q=slope+beta")
+    shown = tab.locator("#search-results li:has(a[href*='07_beta']) p.context").first
+    shown.wait_for(timeout=20_000)
+    text = shown.inner_text()
+    assert len(text) > 100
+    for residue in ("\\(", "\\beta", ".ipynb", "Hide the code", "Contents", "import "):
+        assert residue not in text
+
+
 @pytest.mark.parametrize("page", [CHAPTER, "notebooks/02_vae.html"])
 def test_nothing_is_cut_on_paper(page, context):
     tab = context.new_page()

@@ -349,10 +349,13 @@ def pair(soup: BeautifulSoup, folder: Path) -> set[str]:
 def enlargeable(soup: BeautifulSoup, image: Tag) -> None:
     """A tap on a figure opens it alone, where fingers can enlarge it (page.js picks the theme's).
 
-    It is no stop for Tab: by keyboard the whole page is enlarged.
+    It is no stop for Tab, by which a page is enlarged as a whole; but for a wide figure, which on
+    a phone scrolls within its frame.
     """
     other = image.find_next_sibling("img", class_="only-dark")
-    where = {"class": "vae-enlarge", "href": image["src"], "tabindex": "-1"}
+    where = {"class": "vae-enlarge", "href": image["src"]}
+    if not image.find_parent(class_="full-width"):
+        where["tabindex"] = "-1"
     link = image.wrap(soup.new_tag("a", attrs=where))
     if other:
         link.append(other.extract())

@@ -181,6 +181,27 @@
     word?.scrollIntoView({ block: "center" });
   }
 
+  /* What the search shows of a page is its text: no buttons, no code, no TeX. */
+  const GREEK = { alpha: "α", beta: "β", gamma: "γ", epsilon: "ε", theta: "θ", lambda: "λ", mu: "μ", pi: "π", sigma: "σ", phi: "φ" };
+  function snippets() {
+    if (typeof Search === "undefined" || !Search.htmlToText) return;
+    const asBefore = Search.htmlToText;
+    Search.htmlToText = (html, anchor) => {
+      const parsed = new DOMParser().parseFromString(html, "text/html");
+      const article = parsed.querySelector("article");
+      if (!article) return asBefore(html, anchor);
+      for (const part of article.querySelectorAll(".headerlink, script, style, .cell_input, .vae-about, button, summary")) part.remove();
+      for (const formula of article.querySelectorAll(".math")) {
+        formula.textContent = formula.textContent
+          .replace(/\\[()[\]]/g, "")
+          .replace(/\\([a-zA-Z]+)/g, (_, name) => GREEK[name] ?? "")
+          .replace(/[{}]/g, "");
+      }
+      const part = anchor && article.querySelector(anchor);
+      return (part || article).textContent.replace(/\s+/g, " ");
+    };
+  }
+
   function start() {
     guesses();
     codeSwitch();
@@ -191,6 +212,7 @@
     setTimeout(found, 0); // once Sphinx has marked the words
   }
 
+  addEventListener("DOMContentLoaded", snippets); // once the search's own script is there
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
   else start();
 })();
