@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from vae_tutorial.batches import Batches, Data, as_tuple
 from vae_tutorial.data import floats, to_float
-from vae_tutorial.models.ladder import Hierarchy
 from vae_tutorial.models.vae import VAE
 from vae_tutorial.networks import device_of
 from vae_tutorial.objectives import kl_per_dimension
@@ -117,7 +116,7 @@ def importance_weighted_bound(
         raise ValueError(f"samples must be at least 1, got {samples}")
 
     def bound(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-        if isinstance(model, Hierarchy):
+        if hasattr(model, "log_weights"):  # a hierarchy
             log_weight = model.log_weights(x, samples)  # (S, B)
         else:
             q = model.encoder(x)
