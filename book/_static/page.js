@@ -182,7 +182,7 @@
   }
 
   /* What the search shows of a page is its text: no buttons, no code, no TeX. */
-  const GREEK = { alpha: "α", beta: "β", gamma: "γ", epsilon: "ε", theta: "θ", lambda: "λ", mu: "μ", pi: "π", sigma: "σ", phi: "φ" };
+  const GREEK = { beta: "β", epsilon: "ε", theta: "θ", mu: "μ", sigma: "σ", phi: "φ" }; // those that the typefaces have
   function snippets() {
     if (typeof Search === "undefined" || !Search.htmlToText) return;
     const asBefore = Search.htmlToText;
