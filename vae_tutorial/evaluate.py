@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,9 @@ def per_example(
 
 
 def importance_weighted_bound(
-    model: nn.Module, images: Tensor, *, samples: int = 100, batch_size: int = 50, seed: int = 0
-) -> Tensor:
+    model: nn.Module, images: Tensor, *, samples: int = 100, at_once: int | None = None,
+    batch_size: int = 50, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """The importance-weighted lower bound on log p(x): (N,), float64, in nats; larger is better.
 
     log 1/S sum_s p(x|z_s) p(z_s) / q(z_s|x) with S samples z_s from q(z|x), Burda et al. (2015),
@@ -109,22 +111,38 @@ def importance_weighted_bound(
     Args:
         model, images: a trained VAE or hierarchy, and images (N, C, H, W).
         samples: S.
-        batch_size: images at a time (each takes S passes through the decoder at once).
+        at_once: how many of the S draws pass through the decoder together, by default all. The
+            bound is the same average; memory grows with ``batch_size * at_once`` alone.
+        batch_size: images at a time.
         seed: of the draws.
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    at_once = samples if at_once is None else at_once
+    if samples < 1 or at_once < 1:
+        raise ValueError(f"samples and at_once must be at least 1, got {samples} and {at_once}")
+    parts = [min(at_once, samples - done) for done in range(0, samples, at_once)]
 
     def bound(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-        if hasattr(model, "log_weights"):  # a hierarchy
-            log_weight = model.log_weights(x, samples)  # (S, B)
-        else:
-            q = model.encoder(x)
-            z = q.rsample((samples,))  # (S, B, D)
-            log_weight = model.decoder(z).log_prob(x) + model.prior().log_prob(z) - q.log_prob(z)
-        return {"bound": log_weight.logsumexp(0) - math.log(samples)}
+        draw = log_weights(model, x)
+        total = torch.stack([draw(count).logsumexp(0) for count in parts]).logsumexp(0)
+        return {"bound": total - math.log(samples)}
 
     return per_example(model, bound, images, batch_size=batch_size, seed=seed)["bound"]
+
+
+def log_weights(model: nn.Module, x: Tensor) -> Callable[[int], Tensor]:
+    """A function of S that gives log p(x, z) - log q(z|x), (S, B), at S fresh draws for each image.
+
+    The model is a VAE, whose encoder is asked once, or a hierarchy; x (B, C, H, W).
+    """
+    if hasattr(model, "log_weights"):  # a hierarchy: what a layer says depends on the other's draw
+        return partial(model.log_weights, x)
+    q, prior = model.encoder(x), model.prior()
+
+    def draw(samples: int) -> Tensor:
+        z = q.rsample((samples,))  # (S, B, D)
+        return model.decoder(z).log_prob(x) + prior.log_prob(z) - q.log_prob(z)
+
+    return draw
 
 
 def latent_usage(vae: VAE, images: Tensor, *, batch_size: int = 1000) -> dict[str, Tensor]:

@@ -124,7 +124,7 @@ def fit_or_load(
         "labels": labels,
         "settings": identify(settings),
     }
-    folder = _runs(root) / data.name / name
+    folder = runs_folder(root) / data.name / name
     device = torch.device(device) if device is not None else default_device()
     retrain = retraining() if retrain is None else retrain
     checkpoint = folder / "checkpoint.safetensors"
@@ -175,7 +175,7 @@ def load_run(
         ValueError: naming the file, and what is wrong with it: damaged, truncated or swapped
             weights, a class that no longer exists. Nothing is ever half-loaded.
     """
-    folder = _runs(root) / name
+    folder = runs_folder(root) / name
     info = _read(folder)
     if info["weights_sha256"] is None:
         return _load(folder, None, None)
@@ -213,7 +213,8 @@ def _completed_settings(given: dict) -> dict:
     return settings | {"schedules": dict(settings["schedules"] or {})}
 
 
-def _runs(root: str | Path | None) -> Path:
+def runs_folder(root: str | Path | None = None) -> Path:
+    """Where runs live: ``root``, or ``artifacts/`` in the checkout."""
     return Path(root) if root is not None else project_root() / "artifacts"
 
 
