@@ -23,6 +23,7 @@ from vae_tutorial.evaluate import (
     moments_from_standard_normal,
     nearest_images,
     per_example,
+    refined_posterior,
 )  # fmt: skip
 from vae_tutorial.likelihoods import binarize
 from vae_tutorial.randomness import seeded
@@ -202,3 +203,40 @@ def test_moments_against_torchs_gaussian_kl(d):
     )  # fmt: skip
     with pytest.raises(ValueError, match="more codes"):
         moments_from_standard_normal(torch.zeros(d, d))
+
+
+class LinearGaussian:
+    """p(z) = N(0, I), p(x|z) = N(Wz, I), with an encoder that is wrong in mean and width."""
+
+    W = torch.tensor([[1.0, 0.6], [0.0, 1.0], [0.5, -0.3]])
+
+    def encoder(self, x):
+        return Independent(Normal(x[:, :2] * 0, torch.full((len(x), 2), 0.9)), 1)
+
+    def prior(self):
+        return Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+
+    def decoder(self, z):
+        return Independent(Normal(z @ self.W.T, torch.ones(3)), 1)
+
+
+def test_a_refined_posterior_is_the_best_mean_field():
+    model, x = LinearGaussian(), torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]])
+    torch.manual_seed(0)
+    q = refined_posterior(model, x, steps=600, samples=64, learning_rate=0.02)
+    precision = torch.eye(2) + model.W.T @ model.W  # of the true posterior
+    mean = torch.linalg.solve(precision, model.W.T @ x.T).T
+    assert torch.allclose(q.mean, mean, atol=0.05)
+    best = precision.diagonal().rsqrt().expand(2, 2)  # the reverse KL's: 1 / sqrt(precision_dd)
+    assert torch.allclose(q.stddev, best, rtol=0.08)
+    with pytest.raises(ValueError, match="mean-field"):
+        model.encoder = lambda x: Normal(x, 1.0)
+        refined_posterior(model, x)
+
+
+def test_refining_leaves_the_networks_as_they_are():
+    vae = tiny_vae((1, 8, 8), greys=False, spread=3.0)
+    x = (torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    q = refined_posterior(vae, x, steps=3)
+    assert q.mean.shape == (5, 2) and not q.mean.requires_grad
+    assert all(p.grad is None for p in vae.parameters())

@@ -51,13 +51,14 @@ def _sweep(path: Path) -> None:
             continue
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Mapping], about: dict) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Mapping], about: dict | str) -> None:
     """Write tensors and what they belong to, with a checksum over all of it.
 
     Args:
         path: replaced atomically.
         state: groups of tensors: ``{"model": model.state_dict(), ...}``.
-        about: anything that JSON can hold; ``about["identity"]`` is what a resuming run must agree on.
+        about: anything that JSON can hold, or the JSON of it; ``about["identity"]`` is what a
+            resuming run must agree on.
     """
     tensors = {
         f"{group}.{name}": value.detach().cpu().contiguous().clone()  # tied weights, one by one
@@ -65,7 +66,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Mapping], about: dict) -> No
         for name, value in values.items()
     }
     # As a tensor, too: a header may not grow beyond 100 MB, which the rows of long trainings do.
-    tensors["about"] = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+    about = about if isinstance(about, str) else json.dumps(about)
+    tensors["about"] = torch.frombuffer(bytearray(about.encode()), dtype=torch.uint8)
     write_atomically(path, save(tensors, {"sha256": _digest(tensors)}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -175,6 +176,9 @@ class _Checkpoint:
     def __init__(self, path: Path, model, optimizer, hook, identity: dict) -> None:
         self.path, self.model, self.optimizer, self.identity = path, model, optimizer, identity
         self.hook = hook if hasattr(hook, "state_dict") else None
+        # Each row becomes JSON once: a long training has hundreds of thousands of them.
+        self._encoded: list[str] = []
+        self._rows = 0
 
     def save(self, epochs: int, history: History) -> None:
         slots = self.optimizer.state_dict()["state"]
@@ -184,7 +188,10 @@ class _Checkpoint:
             "hook": self.hook.state_dict() if self.hook is not None else {},
         }
         about = {"identity": self.identity, "epochs": epochs, "seconds": history.seconds}
-        save_checkpoint(self.path, state, about | {"rows": history.rows})
+        self._encoded += [json.dumps(row) for row in history.rows[self._rows :]]
+        self._rows = len(history.rows)
+        rows = ", ".join(self._encoded)
+        save_checkpoint(self.path, state, f'{json.dumps(about)[:-1]}, "rows": [{rows}]}}')
 
     def resume(self) -> tuple[int, float, list[dict]]:
         """Epochs done, seconds they took, their rows; nothing of each where there is no file."""
