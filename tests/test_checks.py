@@ -115,6 +115,9 @@ NUMBERS = {
     "ch14-half": (log(2) * log2(65504), 2, {
         log2(65504) * log(2) / log(10): "Natural", 2 * log(65504): "standard deviation",
         log2(65504): "2\\^v", 3: "Solve"}),
+    "ch15-draws": ((1.44**50 / 1.88**25 - 1) * 50, -1, {
+        (1.44**50 / 1.88**25 - 1) * 100: "the 2 is", 1.44**50 / 1.88**25 * 50: "minus one",
+        2500 * (1.44 / 1.88**0.5 - 1): "not a sum", 7: "solve"}),
 }
 
 # A right answer r; wrong ones, which are called with r and then the arguments; words of the hints.
@@ -240,6 +243,24 @@ FUNCTIONS = {
         "summed the weights": lambda r, w: w.logsumexp(0), "the loss": lambda r, w: -r(w),
         "over the images": lambda r, w: r(w.T), "over the batch": lambda r, w: r(w).mean(),
         "mean weight": lambda r, w: w.max(0).values}),
+    "ch15-noise": (lambda y: torch.distributions.Bernoulli(y).entropy().sum((1, 2, 3)), {
+        "0 log 0": lambda r, y: -(y * y.log() + (1 - y) * (1 - y).log()).sum((1, 2, 3)),
+        "bits": lambda r, y: r(y) / log(2), "not negative": lambda r, y: -r(y),
+        "do not average": lambda r, y: r(y) / 784, "per image": lambda r, y: r(y).mean(),
+        "black's part": lambda r, y: -torch.xlogy(y, y).sum((1, 2, 3)),
+        "shape": lambda r, y: r(y) + 1}),
+    "ch15-shares": (lambda w: (w.softmax(0), w.softmax(0) ** 2), {
+        "0 / 0": lambda r, w: (w.exp() / w.exp().sum(0) * 0 / 0, w),
+        "is squared": lambda r, w: (w.softmax(0), w.softmax(0)),
+        "not normalized again": lambda r, w: (w.softmax(0), (2 * w).softmax(0)),
+        "draws, which": lambda r, w: (w.softmax(1), w.softmax(1) ** 2),
+        "come first": lambda r, w: r(w)[::-1], "Two tensors": lambda r, w: w.softmax(0)}),
+    "ch15-upper": (lambda t, w: torch.logaddexp(t, w.logsumexp(0)) - log(1 + len(w)), {
+        "too small": lambda r, t, w: torch.full_like(t, -torch.inf),
+        "true draw is missing": lambda r, t, w: w.logsumexp(0) - log(len(w)),
+        "one more": lambda r, t, w: r(t, w) + log(7 / 6),
+        "summed": lambda r, t, w: r(t, w) + log(7), "logarithms": lambda r, t, w: torch.cat([t[None], w]).mean(0),
+        "alone": lambda r, t, w: t, "mean of all": lambda r, t, w: r(t, w) + 1}),
 }
 # fmt: on
 RIGHT = {name: row[0] for name, row in (NUMBERS | FUNCTIONS).items()}

@@ -229,8 +229,8 @@ def test_a_refined_posterior_is_the_best_mean_field():
     assert torch.allclose(q.mean, mean, atol=0.05)
     best = precision.diagonal().rsqrt().expand(2, 2)  # the reverse KL's: 1 / sqrt(precision_dd)
     assert torch.allclose(q.stddev, best, rtol=0.08)
+    model.encoder = lambda x: Normal(x, 1.0)
     with pytest.raises(ValueError, match="mean-field"):
-        model.encoder = lambda x: Normal(x, 1.0)
         refined_posterior(model, x)
 
 
@@ -238,5 +238,6 @@ def test_refining_leaves_the_networks_as_they_are():
     vae = tiny_vae((1, 8, 8), greys=False, spread=3.0)
     x = (torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     q = refined_posterior(vae, x, steps=3)
-    assert q.mean.shape == (5, 2) and not q.mean.requires_grad
+    assert q.mean.shape == (5, 2)
+    assert not q.mean.requires_grad
     assert all(p.grad is None for p in vae.parameters())
