@@ -11,7 +11,7 @@ WORKERS ?= 2
 
 BOOK_SOURCES := $(shell find book notebooks vae_tutorial -type f \
 	-not -path 'book/_build/*' -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null) \
-	$(wildcard artifacts/*/*/run.json)
+	$(wildcard artifacts/*/*/run.json artifacts/*/*/likelihood.json)
 
 .DEFAULT_GOAL := help
 .PHONY: help book test notebooks lab url lint clean

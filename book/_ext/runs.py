@@ -4,6 +4,9 @@
     ```
 
 Each argument is a pattern of names. Runs that differ in nothing but their seed share a row.
+
+``{nats}`mnist/iwae-50` `` is the measured -log p(x) of a run, with its standard error, read from the
+likelihood.json beside it.
 """
 
 import inspect
@@ -16,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from contents import MarkdownDirective
+from docutils import nodes
 from package import build
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
 
 Run = dict[str, Any]
 NOTHING = "–"
@@ -264,5 +269,23 @@ class RunTable(MarkdownDirective):
         return "\n".join(["::::{container} vae-runs", "", *tables(chosen), "::::"])
 
 
+def nats(root: Path, name: str) -> str:
+    """-L_S per image for the largest S that is stored, with the standard error of its blocks."""
+    bounds = json.loads((root / "artifacts" / name / "likelihood.json").read_text())["bounds"]
+    blocks = bounds[max(bounds, key=int)]
+    error = statistics.stdev(blocks) / len(blocks) ** 0.5
+    return f"{-statistics.mean(blocks):.2f} ± {error:.2f}"
+
+
+class Nats(SphinxRole):
+    """``{nats}`DATA/RUN` ``: see the head of this module."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        root = Path(self.env.srcdir)
+        self.env.note_dependency(str(root / "artifacts" / self.text / "likelihood.json"))
+        return [nodes.Text(nats(root, self.text))], []
+
+
 def setup(app: Sphinx) -> None:
     app.add_directive("run-table", RunTable)
+    app.add_role("nats", Nats())
