@@ -1,5 +1,6 @@
 """The book's own extension, and the built site read as files: links, alternative text, hosts."""
 
+import json
 import re
 import statistics
 import sys
@@ -16,7 +17,7 @@ from conftest import ROOT, SITE, pages
 from pybtex.database import Entry, Person
 from tiny import tiny_autoencoder, tiny_vae
 
-from vae_tutorial import Bernoulli, Part, data, elbo, evaluate, reconstruction_error, spec
+from vae_tutorial import Bernoulli, Part, data, elbo, evaluate, measure, reconstruction_error, spec
 from vae_tutorial.likelihoods import DiscretizedLogistic, Gaussian, binarize
 from vae_tutorial.models.ladder import LadderVAE
 from vae_tutorial.models.pixelcnn import GatedPixelCNN, code_loss
@@ -366,6 +367,19 @@ def test_columns_that_say_nothing_are_left_out():
     assert "Likelihood" not in heads[0]
     assert "Bits per code" in heads[0]
     assert "Posterior samples" not in heads[1]
+
+
+def test_the_front_page_says_what_was_measured():
+    """The number in its text is that of the package, which reads the same file."""
+    name = "mnist/iwae-50"
+    path = ROOT / "artifacts" / name / measure.FILE
+    stored = json.loads(path.read_text())
+    stored["bounds"] = {int(s): blocks for s, blocks in stored["bounds"].items()}
+    nats = measure.Measured(**stored).nats()
+    expected = f"{nats:.2f} ± {nats.standard_error:.2f}"
+    assert runs.nats(ROOT, name) == expected
+    page = BeautifulSoup((SITE / "book/index.html").read_text(encoding="utf-8"), "html.parser")
+    assert f"needs {expected} nats" in " ".join(page.select_one("article").get_text().split())
 
 
 def test_every_run_answers_one_question():
