@@ -18,6 +18,7 @@ from vae_tutorial import elbo
 from vae_tutorial import objectives as o
 from vae_tutorial.evaluate import importance_weighted_bound
 from vae_tutorial.likelihoods import Gaussian
+from vae_tutorial.models.ladder import HierarchicalVAE, LadderVAE
 from vae_tutorial.posteriors import FullCovarianceGaussian
 from vae_tutorial.randomness import seeded
 
@@ -316,3 +317,26 @@ def test_iwae_of_nothing_is_refused():
             "loss",
             "negative_elbo",
         }
+
+
+@pytest.mark.parametrize("kind", [LadderVAE, HierarchicalVAE])
+def test_a_hierarchy_is_trained_on_the_weighted_bound_too(kind):
+    with seeded(0):
+        model = kind((1, 8, 8), vt.Bernoulli((1, 8, 8)), (3, 2), (16, 8), batch_norm=False)
+    x = (torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    with seeded(5):
+        terms = o.iwae_elbo(model, x, samples=7)
+    terms["loss"].sum().backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with seeded(5):
+        weights = model.log_weights(x, 7).double()
+    bound = (weights - weights.max()).exp().mean(0).log() + weights.max()  # as it is written
+    assert torch.allclose(terms["loss"].double(), -bound, atol=1e-4)
+    assert torch.allclose(terms["negative_elbo"].double(), -weights.mean(0), atol=1e-4)
+    (-bound).sum().backward()
+    for a, p in zip(found, model.parameters(), strict=True):
+        assert torch.allclose(a, p.grad, atol=1e-3)
+    for wrong in ({"kept": 1}, {"doubly": True}):
+        with pytest.raises(ValueError, match="plain gradient"):
+            o.iwae_elbo(model, x, **wrong)

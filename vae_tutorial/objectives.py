@@ -102,7 +102,7 @@ def iwae_elbo(
     -sum_s v_s log w_s, the v_s held fixed (their equation 14). At S = 1 it is the ELBO's.
 
     Args:
-        vae, x: the model, and images (B, C, H, W).
+        vae, x: the model, and images (B, C, H, W). A hierarchy, too, with the plain gradient alone.
         samples: S, how many z are drawn for each image.
         kept: send gradients through this many samples alone, drawn in proportion to v_s. The
             expectation of the gradient stays, and two thirds of the work are gone where S is large:
@@ -116,6 +116,12 @@ def iwae_elbo(
     """
     if samples < 1 or (kept is not None and kept < 1):
         raise ValueError(f"samples and kept must be at least 1, got {samples} and {kept}")
+    if hasattr(vae, "log_weights"):  # a hierarchy, whose layers draw from each other
+        if kept is not None or doubly:
+            raise ValueError("a hierarchy has the plain gradient alone: leave out kept and doubly")
+        log_w = vae.log_weights(x, samples)
+        bound = log_w.logsumexp(0) - log(samples)
+        return {"loss": -bound, "negative_elbo": -log_w.detach().mean(0)}
     parameters = vae.encoder.network(x)
     if torch.is_autocast_enabled(x.device.type):  # weights need more than bfloat16's three digits
         parameters = parameters.float()
