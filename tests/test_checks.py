@@ -118,6 +118,13 @@ NUMBERS = {
     "ch15-draws": ((1.44**50 / 1.88**25 - 1) * 50, -1, {
         (1.44**50 / 1.88**25 - 1) * 100: "the 2 is", 1.44**50 / 1.88**25 * 50: "minus one",
         2500 * (1.44 / 1.88**0.5 - 1): "not a sum", 7: "solve"}),
+    "ch17-auroc": (sum((t > s) + (t == s) / 2 for s in (1, 3, 4, 6) for t in (2, 4, 5)) / 12, 3, {
+        0.5: "counts for a half", 7 / 12: "not for one", 5.5 / 12: "other way", 6.5: "Divide",
+        0.9: "12 pairs"}),
+    "ch17-white": ((0.9 + 0.2 / e + 0.5 / e**3) / (1 + 1 / e + 1 / e**3), 3, {
+        1.6 / 3: "same weight", 0.9: "best draw alone",
+        (0.1 + 0.8 / e + 0.5 / e**3) / (1 + 1 / e + 1 / e**3): "of black",
+        81.7 / 154: "their logarithms", 0.1: "Normalize"}),
 }
 
 # A right answer r; wrong ones, which are called with r and then the arguments; words of the hints.
@@ -261,6 +268,23 @@ FUNCTIONS = {
         "one more": lambda r, t, w: r(t, w) + log(7 / 6),
         "summed": lambda r, t, w: r(t, w) + log(7), "logarithms": lambda r, t, w: torch.cat([t[None], w]).mean(0),
         "alone": lambda r, t, w: t, "mean of all": lambda r, t, w: r(t, w) + 1}),
+    "ch17-alarms": (lambda v, t, share: t > torch.quantile(v, 1 - share), {
+        "from the test images": lambda r, v, t, share: r(t, t, share),
+        "below": lambda r, v, t, share: r(v, t, 1 - share),
+        "scores low": lambda r, v, t, share: r(-v, -t, share),
+        "other way round": lambda r, v, t, share: ~r(v, t, share),
+        "an argument": lambda r, v, t, share: r(v, t, 0.05),
+        "one boolean for each": lambda r, v, t, share: r(v, t, share).sum(),
+        "Compare": lambda r, v, t, share: torch.ones_like(t)}),
+    "ch17-known": (lambda a, x, o: torch.where(o, x * a - softplus(a), 0).sum(-1), {
+        "all pixels": lambda r, a, x, o: r(a, x, torch.ones_like(o)),
+        "of the missing pixels": lambda r, a, x, o: r(a, x, ~o),
+        "the loss": lambda r, a, x, o: -r(a, x, o),
+        "averaged": lambda r, a, x, o: r(a, x, o) / o.sum(-1),
+        "not a black one": lambda r, a, x, o: r(a, x * o, torch.ones_like(o)),
+        "each latent": lambda r, a, x, o: r(a, x, o).logsumexp(0),
+        "NaN": lambda r, a, x, o: (o * (x * a - softplus(a))).sum(-1),
+        "Sum x": lambda r, a, x, o: r(a, x, o) + 1}),
 }
 # fmt: on
 RIGHT = {name: row[0] for name, row in (NUMBERS | FUNCTIONS).items()}

@@ -90,7 +90,7 @@ def test_a_fitted_proposal_is_the_best_gaussian_and_wider():
     vae, W, x, observed = linear_vae()
     fill = torch.zeros(1, 1, 1, 1, 6)
     for widen in (1.0, 1.5):
-        r = fit_proposal(vae, x, observed, fill, steps=600, learning_rate=0.03, widen=widen)
+        r = fit_proposal(vae, x, observed, fill, steps=300, learning_rate=0.05, widen=widen)
         for i in range(3):
             posterior = conditional(W.detach(), x[i], observed[i])[1]
             assert r.mean[i].tolist() == pytest.approx(posterior.mean.tolist(), abs=0.05)
@@ -104,6 +104,7 @@ def test_a_fitted_proposal_is_the_best_gaussian_and_wider():
     assert many.batch_shape == (3,)
 
 
+@pytest.mark.slow
 def test_metropolis_repairs_the_chain_of_a_wrong_encoder():
     vae, W, x, observed = linear_vae(wrong=1.4)
     settings = {"sweeps": 6_000, "burn_in": 200}

@@ -23,7 +23,7 @@ LAYERS = (
     ("batches", "history", "checkpoint"),
     ("models.vae", "models.autoencoder", "objectives"),
     ("evaluate",),
-    ("exchange",),
+    ("exchange", "detection", "missing"),
     ("fit", "models", "latent", "style", "diagrams"),
     ("runs", "plots", "checks"),
     ("__init__",),
