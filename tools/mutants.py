@@ -74,6 +74,7 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("/ math.sqrt(len(blocks)) if", "if"),
         ("about.items() <= stored.items() and", ""),
         ("and max(found.bounds) == samples", ""),
+    ],
     "detection": [
         ('np.searchsorted(ordered, outside, "right")', 'np.searchsorted(ordered, outside, "left")'),
         ("below.mean() / (2 * len(inside))", "1 - below.mean() / (2 * len(inside))"),
