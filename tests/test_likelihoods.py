@@ -16,6 +16,7 @@ import vae_tutorial as vt
 from vae_tutorial import likelihoods
 from vae_tutorial.likelihoods import (
     Bernoulli,
+    BetaBinomial,
     ContinuousBernoulli,
     DiscretizedGaussian,
     DiscretizedLogistic,
@@ -30,6 +31,7 @@ KINDS = [
     Bernoulli,
     partial(Bernoulli, greys=True),
     ContinuousBernoulli,
+    BetaBinomial,
     DiscretizedLogistic,
     partial(DiscretizedLogistic, noise="homoscedastic"),
     *(partial(DiscretizedGaussian, noise=noise) for noise in NOISES),
@@ -66,7 +68,7 @@ def test_finite_at_extremes(kind):
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [(kind, value) for kind in KINDS[:8] for value in (-0.5, 1.5, 200.0)]
+    [(kind, value) for kind in KINDS[:9] for value in (-0.5, 1.5, 200.0)]
     + [(kind, math.nan) for kind in KINDS]
     + [(Bernoulli, 0.5)],
 )
@@ -316,6 +318,36 @@ def test_gaussian_is_scipys(noise, shape):
     reference = scipy.stats.norm(logits.sigmoid(), 0.2 if noise == "fixed" else scale)
     found = p.log_prob(x.reshape(5, *shape)).detach()
     np.testing.assert_allclose(found, reference.logpdf(x).sum(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("log_beta", [-9.0, -1.0, 0.0, 3.0, 5.5])
+@pytest.mark.parametrize("log_alpha", [-9.0, -1.0, 0.0, 3.0, 5.5])
+def test_beta_binomial_is_scipys(log_alpha, log_beta):
+    """Every level, the moments and the draws; in float32, too, as it is trained."""
+    raw = [8 * math.atanh((a + 2) / 8) - 2 for a in (log_alpha, log_beta)]
+    parameters = torch.tensor(raw, dtype=torch.float64).reshape(1, 2, 1, 1)
+    reference = scipy.stats.betabinom(255, math.exp(log_alpha), math.exp(log_beta))
+    p, levels = BetaBinomial(PIXEL)(parameters), GREYS.reshape(256, 1, 1, 1)
+    expected = reference.logpmf(np.arange(256))
+    np.testing.assert_allclose(p.log_prob(levels), expected, rtol=1e-9, atol=1e-9)
+    mean, deviation = reference.mean() / 255, reference.std() / 255
+    assert (float(p.mean), float(p.stddev)) == pytest.approx((mean, deviation), rel=1e-9)
+    torch.manual_seed(0)
+    x = p.sample((50_000,)).flatten()
+    torch.testing.assert_close(x * 255, (x * 255).round())
+    assert float(x.mean()) == pytest.approx(mean, abs=5 * deviation / 223 + 1e-9)
+    narrow = BetaBinomial(PIXEL)(parameters.float()).log_prob(levels.float())
+    np.testing.assert_allclose(narrow, expected, atol=2e-3)
+
+
+def test_beta_binomial_gradients_and_bounds():
+    likelihood, x = BetaBinomial((1, 1, 3)), GREYS[[0, 128, 255]].reshape(1, 1, 3)
+    raw = torch.tensor([0.3, -2.0, 4.0, -3.0, -1.0, -6.0]).double().reshape(1, 2, 1, 3)
+    for function in (lambda p: likelihood(p).log_prob(x), lambda p: likelihood(p).variance):
+        assert gradcheck(function, raw.requires_grad_())
+    for end, log in ((1e4, 6), (-1e4, -10)):
+        p = BetaBinomial(PIXEL)(torch.full((1, 2, 1, 1), end)).base_dist
+        assert (float(p.alpha), float(p.beta)) == pytest.approx((math.exp(log),) * 2, rel=1e-5)
 
 
 def test_the_docstrings_first_scales():

@@ -60,7 +60,7 @@ PARTS = [
     lambda: StackedFlow([AutoregressiveFlow(3, hidden=(4,)) for _ in range(2)]),
     lambda: VampPrior(vt.Encoder(vt.MLP(SHAPE, 6), vt.MeanFieldGaussian(3)), SHAPE, 2),
     lambda: likelihoods.Gaussian(SHAPE, noise="pixelwise"), lambda: likelihoods.ContinuousBernoulli(SHAPE),
-    lambda: likelihoods.DiscretizedLogistic(SHAPE), lambda: likelihoods.DiscretizedGaussian(SHAPE, scale=0.1),
+    lambda: likelihoods.BetaBinomial(SHAPE), lambda: likelihoods.DiscretizedLogistic(SHAPE), lambda: likelihoods.DiscretizedGaussian(SHAPE, scale=0.1),
     lambda: Child(1, 2, 3, extra=4.5), lambda: Holder({"a": [1, math.inf]}),
 ]  # fmt: skip
 

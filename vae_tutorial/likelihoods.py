@@ -455,3 +455,75 @@ class DiscretizedGaussian(Gaussian):
         smooth = super().forward(parameters)
         pixels = _DiscretizedGaussian(smooth.mean, smooth.stddev)
         return _Checked(pixels, len(self.image_shape), validate_args=False)
+
+
+class _BetaBinomial(Distribution):
+    """Beta-binomials over the 256 values k / 255; see :class:`BetaBinomial`."""
+
+    arg_constraints: ClassVar[dict] = {}
+    support: ClassVar = _GREYS
+
+    def __init__(self, alpha: Tensor, beta: Tensor) -> None:
+        self.alpha, self.beta = alpha, beta
+        super().__init__(alpha.shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        k = (value * 255).round()
+        ways = math.lgamma(256) - torch.lgamma(k + 1) - torch.lgamma(256 - k)  # 255 choose k
+        drawn = _log_beta(k + self.alpha, 255 - k + self.beta)
+        return ways + drawn - _log_beta(self.alpha, self.beta)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.alpha / (self.alpha + self.beta)
+
+    @property
+    def variance(self) -> Tensor:
+        total = self.alpha + self.beta
+        coin = self.alpha / total * (self.beta / total)  # one toss; no 1 - mean, which cancels
+        return coin * (total + 255) / (255 * (total + 1))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            share = torch.distributions.Beta(self.alpha, self.beta).sample(sample_shape)
+            return torch.binomial(torch.full_like(share, 255.0), share) / 255
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    """The logarithm of the beta function, Gamma(a) Gamma(b) / Gamma(a + b)."""
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+class BetaBinomial(Part):
+    """A probability for each of the 256 grey values: 255 tosses of a coin that is drawn first.
+
+    P(k) = (255 choose k) B(k + alpha, 255 - k + beta) / B(alpha, beta), B the beta function: the
+    number of heads of a coin whose probability of heads is drawn from Beta(alpha, beta). Townsend et
+    al. (2019), section 3, code greys with it. Where alpha and beta are both small nearly all of the
+    mass lies at *both* ends, black and white, which no single bump can do.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+
+    Shape:
+        ``param_shape`` is (2 C, H, W): first log alpha, then log beta, each through a smooth bound to
+        between -10 and 6. Pixels are floats k / 255 in [0, 1]; a value between two levels counts as
+        the nearest.
+
+    Example:
+        >>> p = BetaBinomial((1, 1, 1))(torch.zeros(1, 2, 1, 1))
+        >>> levels = torch.arange(256).reshape(256, 1, 1, 1) / 255
+        >>> round(p.log_prob(levels).exp().sum().item(), 3)
+        1.0
+    """
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.image_shape = c, h, w = as_image_shape(image_shape, "image_shape")
+        self.param_shape = (2 * c, h, w)
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        check_parameters(self, parameters)
+        # Not larger than e^6: the log-gammas of large numbers lose digits when they are subtracted.
+        alpha, beta = torch.exp(bounded(parameters + 2, 8.0) - 2).chunk(2, dim=-3)
+        return _Checked(_BetaBinomial(alpha, beta), 3, validate_args=False)
