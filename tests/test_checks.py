@@ -125,6 +125,16 @@ NUMBERS = {
         1.6 / 3: "same weight", 0.9: "best draw alone",
         (0.1 + 0.8 / e + 0.5 / e**3) / (1 + 1 / e + 1 / e**3): "of black",
         81.7 / 154: "their logarithms", 0.1: "Normalize"}),
+    "ch16-pixels": (20 * log2(10) - 15 * log2(9), 2, {
+        20 * log(10) - 15 * log(9): "nats", 20 * log2(10) - 18 * log2(9): "not 2",
+        20 * log2(10) - 5 * log2(9): "exchanged", -20 * log2(0.9): "probability 0.1", 20: "a bit for",
+        7: "Add up"}),
+    "ch16-start": (401, 0, {
+        5: "outweigh", 41: "10%", 1000: "When is"}),
+    "ch16-wide": (10 * (0.625 * log2(e) - log2(1.5)), 2, {
+        10 * (0.625 - log(1.5)): "nats", 0.625 * log2(e) - log2(1.5): "one latent",
+        10 * (0.25 * log2(e) - log2(1.5)): "squared", 6.25 * log2(e): "missing",
+        10 * (log2(1.5) - log2(e) * 5 / 18): "other way", 9: "Ten times"}),
 }
 
 # A right answer r; wrong ones, which are called with r and then the arguments; words of the hints.
@@ -285,6 +295,15 @@ FUNCTIONS = {
         "each latent": lambda r, a, x, o: r(a, x, o).logsumexp(0),
         "NaN": lambda r, a, x, o: (o * (x * a - softplus(a))).sum(-1),
         "Sum x": lambda r, a, x, o: r(a, x, o) + 1}),
+    "ch16-bits": (lambda x, z, q: (q - z - x) * log2(e), {
+        "The sign": lambda r, *args: -r(*args), "are nats": lambda r, *args: r(*args) * log(2),
+        "do not multiply": lambda r, *args: r(*args) * log(2) ** 2,
+        "plain message": lambda r, x, z, q: -(x + z) / log(2),
+        "pixels alone": lambda r, x, z, q: -x / log(2),
+        "shorter, not longer": lambda r, x, z, q: -(x + z + q) / log(2),
+        "not the other way": lambda r, x, z, q: (z - x - q) / log(2),
+        "You averaged": lambda r, *args: r(*args).mean(), "You summed": lambda r, *args: r(*args).sum(),
+        "Two pushes": lambda r, *args: r(*args) + 1}),
 }
 # fmt: on
 RIGHT = {name: row[0] for name, row in (NUMBERS | FUNCTIONS).items()}

@@ -26,6 +26,7 @@ LAYERS = (
     ("exchange", "detection", "missing"),
     ("fit", "models", "latent", "style", "diagrams"),
     ("runs", "plots", "checks"),
+    ("coding",),
     ("__init__",),
 )
 
