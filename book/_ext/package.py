@@ -13,7 +13,9 @@ from sphinx.config import Config
 from sphinx.ext.autodoc.mock import mock
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTED = "torch torchvision constriction pandas matplotlib seaborn sklearn skimage PIL tqdm pyhere"
+IMPORTED = (
+    "torch torchvision constriction pandas matplotlib seaborn sklearn skimage PIL tqdm pyhere"
+)
 MISSING = [name for name in IMPORTED.split() if find_spec(name) is None]
 
 if str(ROOT) not in sys.path:
