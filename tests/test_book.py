@@ -18,7 +18,7 @@ from pybtex.database import Entry, Person
 from tiny import tiny_autoencoder, tiny_vae
 
 from vae_tutorial import Bernoulli, Part, data, elbo, evaluate, measure, reconstruction_error, spec
-from vae_tutorial.likelihoods import DiscretizedLogistic, Gaussian, binarize
+from vae_tutorial.likelihoods import BetaBinomial, DiscretizedLogistic, Gaussian, binarize
 from vae_tutorial.models.ladder import LadderVAE
 from vae_tutorial.models.pixelcnn import GatedPixelCNN, code_loss
 from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer
@@ -289,6 +289,7 @@ LIKELIHOODS = {
     "Gaussian, homoscedastic": Gaussian(S, noise="homoscedastic"),
     "Gaussian, fixed to 1.0": Gaussian(S, scale=1.0),
     "Discretized logistic, pixelwise": DiscretizedLogistic(S),
+    "Beta-binomial": BetaBinomial(S),
 }
 PLAIN, LADDER = vae(Bernoulli(S)), spec(LadderVAE(S, Bernoulli(S), (8, 3), (4, 4)))
 AUTOENCODER = spec(tiny_autoencoder(latent_dim=5))

@@ -27,6 +27,7 @@ from sphinx.util.docutils import SphinxRole
 Run = dict[str, Any]
 NOTHING = "–"
 WORDS = {  # for the name of a class, where it is not clear enough
+    "BetaBinomial": "Beta-binomial",
     "ContinuousBernoulli": "Continuous Bernoulli",
     "DiscretizedGaussian": "Discretized Gaussian",
     "DiscretizedLogistic": "Discretized logistic",
