@@ -94,6 +94,7 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("mean**2 + (2 * log_scale).exp() - 1 - 2 * log_scale", "mean**2 + log_scale.exp() - 1 - log_scale"),
         ("widen * log_scale", "log_scale"),
         ("vae.decoder(z).sample()\n", "vae.decoder(z).mean\n"),
+    ],
     "coding": [
         ("reversed(self._posterior(image))", "self._posterior(image)"),
         ("for i in reversed(range(count))", "for i in range(count)"),
