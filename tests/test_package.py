@@ -26,7 +26,7 @@ LAYERS = (
     ("exchange", "detection", "missing"),
     ("fit", "models", "latent", "style", "diagrams"),
     ("runs", "plots", "checks"),
-    ("coding",),
+    ("coding", "measure"),
     ("__init__",),
 )
 
