@@ -22,6 +22,7 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,11 +91,11 @@ class BitsBack:
         self._number[self._levels.numpy()] = np.arange(len(self._levels))
         self._check_gaussians()
 
-    def stack(self) -> AnsCoder:
+    def stack(self) -> Any:
         """A new stack. It starts with some words for the first latent to be drawn from."""
         return AnsCoder(_seed_words(self.vae.latent_dim), seal=True)
 
-    def is_start(self, stack: AnsCoder) -> bool:
+    def is_start(self, stack: Any) -> bool:
         """Whether a stack holds what :meth:`stack` started it with, and nothing else."""
         try:
             left = stack.get_compressed(unseal=True)
@@ -103,7 +104,7 @@ class BitsBack:
         return np.array_equal(left, _seed_words(self.vae.latent_dim))
 
     @torch.no_grad()
-    def push(self, stack: AnsCoder, image: Tensor) -> Tensor:
+    def push(self, stack: Any, image: Tensor) -> Tensor:
         """Put one image onto the stack: pop its latent with q, push the pixels, push the latent.
 
         Args:
@@ -126,7 +127,7 @@ class BitsBack:
         return torch.from_numpy(z * BIN)
 
     @torch.no_grad()
-    def pop(self, stack: AnsCoder) -> Tensor:
+    def pop(self, stack: Any) -> Tensor:
         """Take the last image off the stack, the inverse of :meth:`push`: uint8 (C, H, W)."""
         z = stack.decode(_PRIOR, *self._prior())
         symbols = stack.decode(_CATEGORICAL, self._table[self._rows(z)])

@@ -1,5 +1,7 @@
 """Chapter 17: when likelihood misleads."""
 
+from math import exp
+
 import torch
 from torch.nn.functional import softplus
 
@@ -54,12 +56,12 @@ def _known(answer) -> None:
         raise Hint("Right, but for a NaN at a missing place: 0 times NaN is NaN. Use torch.where.")
 
 
-_w = torch.tensor([-50.0, -51.0, -53.0], dtype=torch.float64).softmax(0)
-_y = torch.tensor([0.9, 0.2, 0.5], dtype=torch.float64)
-number("ch17-white", float(_w @ _y), "Most of the weight lies on one draw.", 3)(
-    (float(_y.mean()), "You gave all three draws the same weight."),
+_y, _likelihoods = (0.9, 0.2, 0.5), (1, exp(-1), exp(-3))  # relative to the first
+_white = sum(w * y for w, y in zip(_likelihoods, _y, strict=True)) / sum(_likelihoods)
+number("ch17-white", _white, "Most of the weight lies on one draw.", 3)(
+    (sum(_y) / 3, "You gave all three draws the same weight."),
     (0.9, "You took the best draw alone. The others count, by their weights."),
-    (float(_w @ (1 - _y)), "That is the probability of black."),
+    (1 - _white, "That is the probability of black."),
     ((50 * 0.9 + 51 * 0.2 + 53 * 0.5) / 154,
      "Weights are proportional to the likelihoods, not to their logarithms."),
     (..., "Normalize the three likelihoods to weights, and average the probabilities."),
