@@ -153,9 +153,13 @@ def test_what_is_stored_is_of_the_weights_that_are_stored(path):
     one, fifty, most = (np.asarray(stored["bounds"][s]) for s in ("1", "50", "5000"))
     assert (one < fifty).all()
     assert (fifty < most).all()
-    # The plain bound of these images is that of the run's own record, but for what is random.
+    # The plain bound is that of the run's own record, up to what is random: other draws, and of the
+    # costly models only the first images. A record of greys is of other pixels.
+    if '"greys": true' in json.dumps(about["identity"]):
+        return
     mean, error = about["metrics"]["test_negative_elbo"]
-    assert -one.mean() == pytest.approx(mean, abs=5 * error)
+    share = stored["images"] / 10_000
+    assert -one.mean() == pytest.approx(mean, abs=5 * error / math.sqrt(share))
 
 
 @pytest.mark.skipif(not STORED or on_digits(), reason="measured on MNIST")

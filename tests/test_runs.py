@@ -483,7 +483,8 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
         assert (sorted(files), alone) == ([JSON], True)
     else:
         assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
-        assert sorted(files) == [WEIGHTS, JSON]
+        # Some have their likelihood measured beside them (test_measure.py).
+        assert sorted(files.keys() - {"likelihood.json"}) == [WEIGHTS, JSON]
     assert sum(map(len, files.values())) < 6e6  # a clone of the repository brings them all
     (bound,) = (bound for pattern, bound in BOUNDS.items() if fnmatch(name, pattern))
     assert reached(name) <= bound
