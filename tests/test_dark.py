@@ -141,6 +141,21 @@ def test_a_sheet_of_digits_stays_to_the_bit(dark, drawn, digits):
     assert new[:top].max() > 200  # the title
 
 
+def test_a_black_and_white_digit_half_covered_with_grey_stays(dark, drawn, digits):
+    image = (digits.train.images[:1] > 127).float()
+    image[..., 14:, :] = 0.5
+    with style.mpl.rc_context(style.RC):
+        fig = style.figure(9, 3)
+        left, right = fig.subplots(1, 2)
+        style.show_image(left, style.to_array(image)[0])
+        right.plot([0, 1], [0, 1], color=style.INK)
+    light, new = drawn(fig)
+    assert (light == 0).all(-1).sum() > 1000
+    for value in (0, 128):  # black, and the cover
+        part = (light == value).all(-1)
+        assert (new[part] == light[part]).all()
+
+
 @pytest.mark.parametrize("name", ["viridis", "magma_r", "vlag"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_map_its_colour_bar_and_its_neighbour_of_one_colour_stay(name, whole, dark, drawn):

@@ -185,13 +185,19 @@ def large(mask: np.ndarray) -> bool:
     return min(mask.shape) >= NARROW and max(mask.shape) >= SHORT
 
 
-def is_picture(mask: np.ndarray, places: np.ndarray, odd: np.ndarray) -> bool:
-    """Whether a box has straight sides, and many colours or such as no chart has."""
+def is_picture(mask: np.ndarray, places: np.ndarray, odd: np.ndarray, black: np.ndarray) -> bool:
+    """Whether a box has straight sides, and many colours or such as no chart has.
+
+    ``odd`` and ``black`` say of each colour whether no chart has it, and whether it is darker than ink.
+    """
     if not large(mask):
         return False
     sides = [side.mean() for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])]
     shares = np.bincount(places[mask], minlength=len(odd)) / mask.sum()
     many, other, full = (shares > SHARE).sum() >= MANY, shares[odd].sum(), mask.mean()
+    # Two-coloured digits, some of their pixels covered with grey: few colours, but much black.
+    if full > 0.5 and shares[black].sum() > 0.3 and sum(side > 0.7 for side in sides) > 1:
+        return True
     if full < 0.8:  # half a map has two sides of its own, a cloud of points has none
         return full > 0.5 and many and other > 0.2 and sum(side > 0.7 for side in sides) > 1
     # The thick of a cloud of points is full, and has many shades of one colour, but no sides.
@@ -201,10 +207,11 @@ def is_picture(mask: np.ndarray, places: np.ndarray, odd: np.ndarray) -> bool:
 def pictures(colours: np.ndarray, places: np.ndarray) -> list[Box]:
     """The rectangles of a figure that hold what no chart draws: images, heat maps, colour bars."""
     mask, odd = (colours != PAPER).any(1)[places], strange(colours)
+    black = colours.max(1) < min(INK)
     solid, whole = opened(mask, SOLID), (slice(0, mask.shape[0]), slice(0, mask.shape[1]))
 
     def shown(box: Box) -> bool:
-        return is_picture(mask[box], places[box], odd)
+        return is_picture(mask[box], places[box], odd, black)
 
     boxes = [trimmed(mask, box) for box in pieces(solid, whole)]
     halves = [part for box in boxes if shown(box) for part in parted(mask, box, shown)]
