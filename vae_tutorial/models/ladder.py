@@ -51,8 +51,9 @@ def _mlp(n_in: int, width: int, n_out: int, normalized: bool) -> nn.Sequential:
 class Hierarchy(Part):
     """p(x, z_1, ..., z_L), which both models share.
 
-    Each adds a q(z_1, ..., z_L | x): its networks in ``_add_inference``, its draws in ``_infer``,
-    and how it measures what a layer costs in ``_kl``.
+    Each adds a q(z_1, ..., z_L | x): its networks in ``_add_inference``, what they read off an image
+    without any draw in ``_read``, its draws in ``_infer``, and how it measures what a layer costs in
+    ``_kl``.
 
     Args:
         image_shape: (C, H, W).
@@ -98,8 +99,10 @@ class Hierarchy(Part):
         return self.gaussians[layer - 1](self.down[layer - 1](above))
 
     def decoder(self, z_1: Tensor) -> Distribution:
-        """z_1 (N, D_1) to p(x|z_1), batch shape (N,) and event shape (C, H, W)."""
-        return self.likelihood(self.to_image(z_1).unflatten(-1, self.likelihood.param_shape))
+        """z_1 (..., D_1) to p(x|z_1), batch shape (...) and event shape (C, H, W)."""
+        numbers = self.to_image(z_1.flatten(0, -2))  # batch norm reads one batch dimension alone
+        numbers = numbers.unflatten(0, z_1.shape[:-1])
+        return self.likelihood(numbers.unflatten(-1, self.likelihood.param_shape))
 
     def decode(self, z_1: Tensor) -> Tensor:
         """z_1 (N, D_1) to mean images (N, C, H, W)."""
@@ -111,16 +114,18 @@ class Hierarchy(Part):
         The terms, (N,), in nats, are the ladder's in closed form given the layers above, or the
         plain hierarchy's log q - log p at the draw, whose mean over draws is the KL term.
         """
-        drawn = self._infer(self._flat(x))
+        drawn = self._infer(self._read(self._flat(x)))
         return {k: z for k, (z, _, _) in drawn.items()}, {
             k: self._kl(*of) for k, of in drawn.items()
         }
 
     def log_weights(self, x: Tensor, samples: int) -> Tensor:
         """log p(x, z) - log q(z|x), (S, B), at S draws of all latents for each image (B, C, H, W)."""
-        repeated = x.repeat(samples, 1, 1, 1)  # (S B, C, H, W)
-        drawn = self._infer(self._flat(repeated))
-        log_weight = self.decoder(drawn[1][0]).log_prob(repeated)
+        # What the image says is the same for all draws: read it once.
+        read = [says.repeat(samples, 1) for says in self._read(self._flat(x))]
+        drawn = self._infer(read)
+        z_1 = drawn[1][0].unflatten(0, (samples, len(x)))
+        log_weight = self.decoder(z_1).log_prob(x).flatten()
         for z, q, p in drawn.values():
             log_weight = log_weight + p.log_prob(z) - q.log_prob(z)
         return log_weight.unflatten(0, (samples, len(x)))
@@ -186,11 +191,15 @@ class LadderVAE(Hierarchy):
             HeLinear(width, 2 * d) for width, d in zip(hidden, self.latent_dims, strict=True)
         )
 
-    def _infer(self, x: Tensor) -> Drawn:
-        said = []
-        for up, says, gaussian in zip(self.up, self.says, self.gaussians, strict=True):
+    def _read(self, x: Tensor) -> list[Tensor]:
+        read = []
+        for up, says in zip(self.up, self.says, strict=True):
             x = up(x)
-            said.append(gaussian(says(x)))
+            read.append(says(x))
+        return read
+
+    def _infer(self, read: list[Tensor]) -> Drawn:
+        said = [gaussian(says) for gaussian, says in zip(self.gaussians, read, strict=True)]
         drawn, z, top = {}, None, len(said)
         for layer in range(top, 0, -1):
             p = self.prior(layer, z)
@@ -224,11 +233,16 @@ class HierarchicalVAE(Hierarchy):
             for n, width, d in zip(sources, hidden, self.latent_dims, strict=True)
         )
 
-    def _infer(self, x: Tensor) -> Drawn:
-        z, q = {}, {}
-        for layer, (infer, gaussian) in enumerate(zip(self.infer, self.gaussians, strict=True), 1):
-            q[layer] = gaussian(infer(x))
-            z[layer] = x = q[layer].rsample()
+    def _read(self, x: Tensor) -> list[Tensor]:
+        return [self.infer[0](x)]
+
+    def _infer(self, read: list[Tensor]) -> Drawn:
+        (of_layer,), z, q = read, {}, {}
+        for layer, gaussian in enumerate(self.gaussians, 1):
+            q[layer] = gaussian(of_layer)
+            z[layer] = q[layer].rsample()
+            if layer < len(self.infer):
+                of_layer = self.infer[layer](z[layer])
         return {k: (z[k], q[k], self.prior(k, z.get(k + 1))) for k in z}
 
     @staticmethod
