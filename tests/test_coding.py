@@ -221,6 +221,15 @@ def test_a_file_that_is_not_whole(broken, message):
         decompress(VAES["Bernoulli"], broken(content()))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stack_that_no_image_was_pushed_onto(seed):
+    """Sooner or later a latent lies where its posterior has no bin, and that is said."""
+    codec, words = codec_of("Bernoulli"), np.random.default_rng(seed).integers(2**32, size=12)
+    stack = coding.AnsCoder(words.astype(np.uint32), seal=True)
+    with pytest.raises(ValueError, match="no more images than were pushed"):
+        [codec.pop(stack) for _ in range(100)]
+
+
 def test_another_models_file():
     vae = VAES["Bernoulli"]
     for other, step in ((tiny_vae(SHAPE, 3, greys=False, seed=1), 0.25), (vae, 0.5)):

@@ -120,20 +120,41 @@ class BitsBack:
         """
         symbols = self._symbols(image)
         z = np.zeros(self.vae.latent_dim, np.int32)
-        for window, which, centre, mean, scale in self._posterior(image):
+        for window, which, centre, mean, scale in self._posterior(image):  # 1. pop z with q(z|x)
             z[which] = centre + stack.decode(window, mean, scale)
-        stack.encode_reverse(symbols, _CATEGORICAL, self._table[self._rows(z)])
-        stack.encode_reverse(z, _PRIOR, *self._prior())
+        stack.encode_reverse(symbols, _CATEGORICAL, self._table[self._rows(z)])  # 2. x with p(x|z)
+        stack.encode_reverse(z, _PRIOR, *self._prior())  # 3. push z with p(z)
         return torch.from_numpy(z * BIN)
 
     @torch.no_grad()
     def pop(self, stack: Any) -> Tensor:
-        """Take the last image off the stack, the inverse of :meth:`push`: uint8 (C, H, W)."""
-        z = stack.decode(_PRIOR, *self._prior())
-        symbols = stack.decode(_CATEGORICAL, self._table[self._rows(z)])
+        """Take the last image off the stack: the steps of :meth:`push`, undone from last to first.
+
+        Afterwards the stack is what it was before that image was pushed.
+
+        Args:
+            stack: from :meth:`stack`, with an image on it; changed in place.
+
+        Returns:
+            The image, uint8 (C, H, W), with the bytes that were pushed.
+
+        Raises:
+            ValueError: where the stack shows that no image of this model is on it: what was popped
+                as a latent lies outside the bins that :meth:`push` draws latents from. The stack is
+                of no more use then. Where it does not show, some image comes off that nobody
+                pushed; :func:`decompress` compares checksums for that reason.
+        """
+        z = stack.decode(_PRIOR, *self._prior())  # undoes step 3: the prior needs no image
+        symbols = stack.decode(_CATEGORICAL, self._table[self._rows(z)])  # undoes step 2
         image = self._levels[torch.from_numpy(symbols).long()].reshape(self.image_shape)
-        for window, which, centre, mean, scale in reversed(self._posterior(image)):
-            stack.encode_reverse(z[which] - centre, window, mean, scale)
+        try:  # undoes step 1: with the image there is a posterior, and the bits go back
+            for window, which, centre, mean, scale in reversed(self._posterior(image)):
+                stack.encode_reverse(z[which] - centre, window, mean, scale)
+        except KeyError as error:
+            raise ValueError(
+                "expected an image of this model on the stack, got a latent outside its posterior's "
+                "bins; pop no more images than were pushed, with the model that pushed them"
+            ) from error
         return image
 
     def check(self, images: Tensor) -> None:
@@ -158,7 +179,8 @@ class BitsBack:
         standard deviation, counted from there.
         """
         q = self.vae.encoder(image.double()[None] / 255)
-        scale = torch.exp((q.stddev[0].log() * 16).round() / 16).numpy() / BIN
+        # exp differs in its last digits between machines: as float32 it is the same number again.
+        scale = torch.exp((q.stddev[0].log() * 16).round() / 16).float().double().numpy() / BIN
         sizes = 2 ** np.ceil(np.log2(8 * scale)).clip(3, 8).astype(int)
         mean = ((q.mean[0] / BIN * 8).round() / 8).numpy().clip(sizes - _EDGE, _EDGE - sizes)
         centre = np.rint(mean).astype(np.int32)
@@ -266,7 +288,7 @@ def decompress(vae: VAE, content: bytes, *, step: float = 0.25) -> Tensor:
         for i in reversed(range(count)):  # last in, first out
             images[i] = codec.pop(stack)
         whole = zlib.crc32(images.numpy().tobytes()) == pixels and codec.is_start(stack)
-    except (KeyError, AssertionError):  # a latent outside its window, a stack without bits
+    except ValueError:  # a latent outside its posterior's bins
         whole = False
     if not whole:
         raise ValueError(
