@@ -74,6 +74,13 @@ def test_images_come_back_and_the_stack_is_as_before(maker, n, seed):
 
 
 @every_maker
+def test_a_new_stack_holds_the_bits_of_the_first_latent(maker):
+    """24 bits a dimension, the most that the coder can use for one."""
+    codec = codec_of(maker)
+    assert 24 * 3 <= codec.stack().num_valid_bits() <= 24 * 3 + 2 * 32
+
+
+@every_maker
 def test_a_file_and_back(maker):
     vae, images = VAES[maker], bytes_like(3, MAKERS[maker][1])
     before = {k: v.clone() for k, v in vae.state_dict().items()}
