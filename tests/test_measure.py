@@ -116,6 +116,12 @@ def test_measured_once_and_stored(run, images, tmp_path, monkeypatch):
     assert rows[at].tolist() == [3, 103, 203]
     assert first.bounds[50][3] == pytest.approx(float(ordered[at].mean()), abs=1e-4)
 
+    # A part of the images is spread over the set, too.
+    some = measured(run, images, samples=50, images=100, again=True, root=tmp_path)
+    at_once = bounds_of(run.model, images.test.images[:200:2], samples=50)[50]
+    assert some.images == 100
+    assert some.bounds[50] == pytest.approx(at_once.tolist(), abs=1e-4)
+
     def never(*_, **__):
         raise AssertionError("measured again")
 

@@ -67,6 +67,8 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("- d - torch.logdet(cov))", "- d + torch.logdet(cov))"),
     ],
     "measure": [
+        ("torch.arange(i, len(x), _BLOCKS)", "torch.arange(_BLOCKS * i, min(_BLOCKS * (i + 1), len(x)))"),
+        ("x[:: max(len(x) // images, 1)][:images]", "x[:images]"),
         ("logsumexp(0) - math.log(len(part))", "mean(0)"),
         ("one.append(log_weight.mean(0))", "one.append(log_weight.exp().mean(0).log())"),
         ("_estimate(other._blocks(samples) - self._blocks(samples))",
