@@ -104,6 +104,16 @@ def test_a_fitted_proposal_is_the_best_gaussian_and_wider():
     assert many.batch_shape == (3,)
 
 
+def test_with_no_step_the_proposal_is_the_encoders_answers_widened():
+    vae, _, x, observed = linear_vae()
+    fills = torch.stack([torch.zeros_like(x), torch.full_like(x, 2.0)])
+    r = fit_proposal(vae, x, observed, fills, steps=0, widen=1.3)
+    z = vae.prior().sample((5, 3))
+    parts = [vae.encoder(torch.where(observed, x, fill)) for fill in fills]
+    densities = [Normal(q.mean, 1.3 * q.stddev).log_prob(z).sum(-1).exp() for q in parts]
+    torch.testing.assert_close(r.log_prob(z).exp(), sum(densities) / 2)
+
+
 @pytest.mark.slow
 def test_metropolis_repairs_the_chain_of_a_wrong_encoder():
     vae, W, x, observed = linear_vae(wrong=1.4)

@@ -99,7 +99,7 @@ def fit_proposal(
     Args:
         vae, x, observed: as for :func:`importance`.
         fills: K ways to fill in, (K, B, C, H, W) or what broadcasts to it.
-        steps, learning_rate: of Adam.
+        steps, learning_rate: of Adam; after no step the starts themselves are widened and returned.
         widen: the fitted standard deviations are multiplied by this. A proposal that is too wide
             wastes draws; one that is too narrow has weights of a huge variance.
         seed: of the draws.
