@@ -481,7 +481,9 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
     assert np.isfinite(list(run.metrics.values())).all()
     files = bytes_in(ARTIFACTS / name)
     if run.model is None:  # a further seed, as the first one keeps its weights; or numbers alone
-        alone = identity["settings"]["seed"] > 0 or name.startswith(("mnist/levels-", "mnist/gradient-"))
+        alone = identity["settings"]["seed"] > 0 or name.startswith(
+            ("mnist/levels-", "mnist/gradient-")
+        )
         assert (sorted(files), alone) == ([JSON], True)
     else:
         assert all(tensor.isfinite().all() for tensor in run.model.state_dict().values())
