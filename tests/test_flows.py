@@ -1,12 +1,16 @@
 """Autoregressive transforms: both directions, the determinant, how often they ask."""
 
+from itertools import product
+
 import numpy as np
+import pytest
+import scipy.linalg
 import scipy.stats
 import torch
 from torch.autograd.functional import jacobian
 from torch.distributions import ComposeTransform, TransformedDistribution
 
-from vae_tutorial.flows import AutoregressiveTransform, Reverse
+from vae_tutorial.flows import AutoregressiveTransform, ContinuousFlow, Reverse, slopes_along
 from vae_tutorial.networks import MADE
 from vae_tutorial.priors import StandardNormal
 from vae_tutorial.randomness import seeded
@@ -114,3 +118,94 @@ def test_reversed_order_is_a_flow_between_flows():
     assert full.abs().min() > 0
     found = both.log_abs_det_jacobian(z, both(z))[0]
     torch.testing.assert_close(torch.linalg.slogdet(full)[1], found)
+
+
+LINEAR = 0.5 * np.array([[0.3, 1.0, 0.0], [-2.0, 0.1, 0.4], [0.0, 0.7, -1.1]])
+
+
+def linear(z, t):
+    """dz/dt = A z, whose solution is the matrix exponential; A is not symmetric."""
+    return z @ torch.from_numpy(LINEAR).to(z).T
+
+
+def curved(z, t):
+    return torch.sin(2 * z.roll(1, -1)) + t * z.square().sum(-1, keepdim=True) / 10
+
+
+def test_a_linear_field_is_the_matrix_exponential():
+    grown = scipy.linalg.expm(LINEAR)
+    expected = scipy.stats.multivariate_normal(np.zeros(3), grown @ grown.T)
+    p = TransformedDistribution(StandardNormal(3).double()(), [ContinuousFlow(linear, steps=40)])
+    epsilon = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(1)).double()
+    transform = p.transforms[0]
+    np.testing.assert_allclose(transform(epsilon), epsilon.numpy() @ grown.T, rtol=1e-6)
+    np.testing.assert_allclose(transform.inv(transform(epsilon)), epsilon, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(p.log_prob(epsilon), expected.logpdf(epsilon), rtol=1e-6)
+    path = transform.path(epsilon)
+    assert len(path) == 41
+    np.testing.assert_allclose(
+        path[20], epsilon.numpy() @ scipy.linalg.expm(LINEAR / 2).T, rtol=1e-6
+    )
+
+
+def test_the_determinant_is_that_of_the_map_that_the_steps_make():
+    """Of a field that depends on time; the discretized map itself, by autograd. And of order four."""
+    epsilon = torch.randn(5, 3, generator=torch.Generator().manual_seed(2)).double()
+    errors = []
+    for steps in (10, 20):
+        transform = ContinuousFlow(curved, steps)
+        z = transform(epsilon)
+        jacobians = torch.stack([jacobian(transform, one) for one in epsilon])
+        determinants = torch.linalg.slogdet(jacobians)[1]
+        errors.append((transform.log_abs_det_jacobian(epsilon, z) - determinants).abs().max())
+    assert errors[0] < 1e-3
+    assert 8 < errors[0] / errors[1] < 40
+
+
+def test_slopes_are_the_jacobians_quadratic_forms():
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(3)).double()
+    field = lambda z: curved(z, 0.7)  # noqa: E731
+    jacobians = torch.stack([jacobian(field, one) for one in z])
+    directions = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(4)).double()
+    values, slopes = slopes_along(field, z, directions)
+    torch.testing.assert_close(values, field(z))
+    torch.testing.assert_close(
+        slopes, torch.einsum("kbi,bij,kbj->kb", directions, jacobians, directions)
+    )
+    traces = torch.einsum("bii->b", jacobians)
+    torch.testing.assert_close(slopes_along(field, z, torch.eye(3).double())[1].sum(0), traces)
+    # Over all corners of a cube the random signs of Hutchinson's estimate average to the trace.
+    corners = torch.tensor(list(product((-1.0, 1.0), repeat=3))).double()
+    torch.testing.assert_close(slopes_along(field, z, corners)[1].mean(0), traces)
+
+
+def test_probes_estimate_the_log_density_without_bias():
+    z = torch.randn(3, generator=torch.Generator().manual_seed(5)).double().expand(4000, 3)
+    with seeded(0):
+        change = ContinuousFlow(linear, 10, probes=1).log_abs_det_jacobian(z, z)
+        many = ContinuousFlow(linear, 10, probes=16).log_abs_det_jacobian(z, z)
+    truth = np.trace(LINEAR)
+    error = change.std() / len(z) ** 0.5
+    assert 0.01 < error < 0.05
+    assert abs(change.mean() - truth) < 4 * error
+    assert 3 < change.std() / many.std() < 5  # a quarter, for sixteen times the probes
+
+
+def test_a_continuous_flow_hands_over_nothing_stale():
+    gain = torch.ones((), dtype=torch.float64, requires_grad=True)
+    transform = ContinuousFlow(lambda z, t: gain * linear(z, t), 5)
+    p = TransformedDistribution(StandardNormal(3).double()(), [transform])
+    z = noise(4, 3)
+    with torch.no_grad():
+        transform.inv(z)
+    transform.log_abs_det_jacobian(z, z).sum().backward()  # not what was found without a graph
+    np.testing.assert_allclose(gain.grad, 4 * np.trace(LINEAR), rtol=1e-6)
+    asked = []
+    counting = ContinuousFlow(lambda z, t: asked.append(1) or linear(z, t), 5)
+    TransformedDistribution(StandardNormal(3).double()(), [counting]).log_prob(z)
+    assert len(asked) == 20  # one way back gives noise and determinant
+    assert torch.autograd.gradcheck(p.log_prob, (noise(2, 3).requires_grad_(),))
+    assert transform.with_cache(1).steps == 5
+    for wrong in ({"steps": 0}, {"probes": 0}):
+        with pytest.raises(ValueError, match="at least one"):
+            ContinuousFlow(linear, **wrong)

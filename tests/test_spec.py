@@ -22,6 +22,8 @@ import vae_tutorial as vt
 from vae_tutorial import MLP, Bernoulli, Part, build, elbo, evaluate, likelihoods, spec
 from vae_tutorial.data import floats
 from vae_tutorial.models import ladder, pixelcnn, vqvae
+from vae_tutorial.models.flow_matching import FlowMatching
+from vae_tutorial.networks import TimeMLP
 from vae_tutorial.posteriors import FullCovarianceGaussian
 from vae_tutorial.priors import AutoregressiveFlow, MixtureOfGaussians, StackedFlow, VampPrior
 from vae_tutorial.schedules import Cyclical, LinearWarmUp, OneCycle
@@ -58,6 +60,7 @@ PARTS = [
     lambda: vt.MLP(3, 2, linear=vt.networks.HeLinear),
     lambda: FullCovarianceGaussian(3, None), lambda: AutoregressiveFlow(3, hidden=(4,)), lambda: MixtureOfGaussians(3, 2),
     lambda: StackedFlow([AutoregressiveFlow(3, hidden=(4,)) for _ in range(2)]),
+    lambda: FlowMatching(TimeMLP(3, width=4, classes=2), steps=5),
     lambda: VampPrior(vt.Encoder(vt.MLP(SHAPE, 6), vt.MeanFieldGaussian(3)), SHAPE, 2),
     lambda: likelihoods.Gaussian(SHAPE, noise="pixelwise"), lambda: likelihoods.ContinuousBernoulli(SHAPE),
     lambda: likelihoods.BetaBinomial(SHAPE), lambda: likelihoods.DiscretizedLogistic(SHAPE), lambda: likelihoods.DiscretizedGaussian(SHAPE, scale=0.1),

@@ -42,6 +42,14 @@ def draw(posteriors: Tensor, samples: int = 1) -> Tensor:
     return mean + scale * torch.randn(samples, *mean.shape, device=mean.device)
 
 
+def one_draw(posteriors: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    """A fresh code (B, D) from each posterior (B, 2, D); what comes with them stays.
+
+    For ``prepare`` of :func:`~vae_tutorial.fit.fit`, where an objective reads codes.
+    """
+    return draw(posteriors)[0], *rest
+
+
 def prior_cross_entropy(prior: nn.Module, posteriors: Tensor, *, samples: int = 1) -> dict:
     """What a prior r(z) costs on codes drawn from posteriors (B, 2, D): an objective for ``fit``.
 
