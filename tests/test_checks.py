@@ -55,6 +55,22 @@ def folder(path, epochs=2, latents=4, shape=None, conv=True, value=None, rate=1e
     return vae
 
 
+def by_euler(*args, shift=0, length=lambda n: 1 / n, less=0):
+    """Euler's steps, or with a slip; called as the answer, or as a slip of it."""
+    velocity, z, steps = args[-3:]
+    for i in range(steps - (less if steps > 1 else 0)):
+        z = z + length(steps) * velocity(z, (i + shift) / steps)
+    return z
+
+
+def on_a_line(r, z, t=None, variance=2, sign=-1):
+    """The field of codes on the line (1, 1), or one with a slip."""
+    z, t = (r, z) if t is None else (z, t)  # called as the answer, or as a slip of it
+    along = z.mean(1, keepdim=True) + 0 * z
+    spread = variance * t * t + (1 - t) ** 2
+    return (variance * t + sign * (1 - t)) / spread * along + sign * (z - along) / (1 - t)
+
+
 def stacked(*args, flip=True, sign=-1):
     """The log-density of two flows, the dimensions in reversed order between them."""
     z, first, second = args[-3:]
@@ -118,6 +134,9 @@ NUMBERS = {
     "ch15-draws": ((1.44**50 / 1.88**25 - 1) * 50, -1, {
         (1.44**50 / 1.88**25 - 1) * 100: "the 2 is", 1.44**50 / 1.88**25 * 50: "minus one",
         2500 * (1.44 / 1.88**0.5 - 1): "not a sum", 7: "solve"}),
+    "ch19-least": (1.5 * pi, 2, {
+        4.5 * pi: "one s", pi / 2: "for s = 1", 0.75 * pi: "arc tangent", 3 * pi: "Half of that",
+        0: "something stays", 2: "The integral"}),
     "ch17-auroc": (sum((t > s) + (t == s) / 2 for s in (1, 3, 4, 6) for t in (2, 4, 5)) / 12, 3, {
         0.5: "counts for a half", 7 / 12: "not for one", 5.5 / 12: "other way", 6.5: "Divide",
         0.9: "12 pairs"}),
@@ -278,6 +297,22 @@ FUNCTIONS = {
         "one more": lambda r, t, w: r(t, w) + log(7 / 6),
         "summed": lambda r, t, w: r(t, w) + log(7), "logarithms": lambda r, t, w: torch.cat([t[None], w]).mean(0),
         "alone": lambda r, t, w: t, "mean of all": lambda r, t, w: r(t, w) + 1}),
+    "ch19-field": (on_a_line, {
+        "fill the plane": lambda r, z, t: (2 * t - 1) / (t * t + (1 - t) ** 2) * z,
+        "length sqrt 2": partial(on_a_line, variance=1), "counts negatively": partial(on_a_line, sign=1),
+        "other way": lambda r, z, t: -r(z, t), "v_k of": lambda r, z, t: z}),
+    "ch19-euler": (by_euler, {
+        "start of each": partial(by_euler, shift=1), "length 1 /": partial(by_euler, length=lambda n: 1),
+        "Forwards": partial(by_euler, length=lambda n: -1 / n), "itself": lambda r, v, e, n: e,
+        "single step": lambda r, v, e, n: r(v, e, 1), "is missing": partial(by_euler, less=1),
+        "and so on": lambda r, v, e, n: r(v, e, n) + 1}),
+    "ch19-trace": (lambda apply, e: ((e * apply(e)).sum(1).mean(), (e * apply(e)).sum(1).std() / len(e) ** 0.5), {
+        "Two numbers": lambda r, f, e: r(f, e)[0], "not the sum": lambda r, f, e: ((e * f(e)).sum(), r(f, e)[1]),
+        "not a mean": lambda r, f, e: ((e * f(e)).mean(), r(f, e)[1]),
+        "over the K probes": lambda r, f, e: (f(e).sum(1).mean(), r(f, e)[1]),
+        "spread of one": lambda r, f, e: (r(f, e)[0], r(f, e)[1] * len(e) ** 0.5),
+        "by the square root": lambda r, f, e: (r(f, e)[0], r(f, e)[1] / len(e) ** 0.5),
+        "over the square root": lambda r, f, e: (r(f, e)[0], 0)}),
     "ch17-alarms": (lambda v, t, share: t > torch.quantile(v, 1 - share), {
         "from the test images": lambda r, v, t, share: r(t, t, share),
         "below": lambda r, v, t, share: r(v, t, 1 - share),

@@ -16,6 +16,7 @@ from vae_tutorial.priors import (
     StackedFlow,
     StandardNormal,
     VampPrior,
+    negative_log_density,
 )
 from vae_tutorial.randomness import seeded
 
@@ -186,3 +187,11 @@ def test_mixtures_need_components(components):
         MixtureOfGaussians(2, components)
     with pytest.raises(ValueError, match="components"):
         VampPrior(tiny_vae().encoder, (1, 8, 8), components)
+
+
+def test_what_a_prior_costs():
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    terms = negative_log_density(StandardNormal(3).double(), z)
+    expected = -scipy.stats.multivariate_normal(np.zeros(3), np.eye(3)).logpdf(z)
+    np.testing.assert_allclose(terms["nats"], expected)
+    assert terms["loss"] is terms["nats"]

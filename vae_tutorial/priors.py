@@ -224,3 +224,13 @@ class VampPrior(Part):
         posteriors = self.encoder(self.pseudo_inputs)
         weights = Categorical(logits=self.pixels.new_zeros(self.components), validate_args=False)
         return MixtureSameFamily(weights, posteriors, validate_args=False)
+
+
+def negative_log_density(prior: nn.Module, z: Tensor) -> dict[str, Tensor]:
+    """What a prior costs on points or codes z (B, D): an objective for ``fit`` and ``evaluate``.
+
+    Returns:
+        ``nats``, -log r(z), (B,), and the same as ``loss``.
+    """
+    nats = -prior().log_prob(z)
+    return {"loss": nats, "nats": nats}
