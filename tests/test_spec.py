@@ -23,6 +23,7 @@ from vae_tutorial import MLP, Bernoulli, Part, build, elbo, evaluate, likelihood
 from vae_tutorial.data import floats
 from vae_tutorial.models import ladder, pixelcnn, vqvae
 from vae_tutorial.models.flow_matching import FlowMatching
+from vae_tutorial.models.transformer import CodeTransformer
 from vae_tutorial.networks import TimeMLP
 from vae_tutorial.posteriors import FullCovarianceGaussian
 from vae_tutorial.priors import AutoregressiveFlow, MixtureOfGaussians, StackedFlow, VampPrior
@@ -60,6 +61,7 @@ PARTS = [
     lambda: vt.MLP(3, 2, linear=vt.networks.HeLinear),
     lambda: FullCovarianceGaussian(3, None), lambda: AutoregressiveFlow(3, hidden=(4,)), lambda: MixtureOfGaussians(3, 2),
     lambda: StackedFlow([AutoregressiveFlow(3, hidden=(4,)) for _ in range(2)]),
+    lambda: CodeTransformer(4, (2, 2), width=4, layers=1, heads=2), lambda: vqvae.FiniteScalarQuantizer((4, 3)),
     lambda: FlowMatching(TimeMLP(3, width=4, classes=2), steps=5),
     lambda: VampPrior(vt.Encoder(vt.MLP(SHAPE, 6), vt.MeanFieldGaussian(3)), SHAPE, 2),
     lambda: likelihoods.Gaussian(SHAPE, noise="pixelwise"), lambda: likelihoods.ContinuousBernoulli(SHAPE),

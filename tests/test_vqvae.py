@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
@@ -15,7 +17,14 @@ from torch.distributions import Categorical, Independent, kl_divergence
 from vae_tutorial import fit
 from vae_tutorial.data import Dataset, Split, to_float
 from vae_tutorial.models import vqvae
-from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer, measure_vqvae, perplexity, vq_loss
+from vae_tutorial.models.vqvae import (
+    VQVAE,
+    FiniteScalarQuantizer,
+    VectorQuantizer,
+    measure_vqvae,
+    perplexity,
+    vq_loss,
+)
 from vae_tutorial.randomness import seeded
 
 SHAPE = (3, 8, 8)
@@ -296,3 +305,49 @@ def test_a_residual_block_adds():
 def test_bad_settings_are_named(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_every_lattice_point_has_one_index_and_comes_back():
+    quantizer = FiniteScalarQuantizer((8, 4, 3))
+    codes = torch.arange(quantizer.num_codes).view(1, 8, 12)
+    points = quantizer.lookup(codes)[0].flatten(1).T  # (96, 3)
+    grid = [np.linspace(-1, 1, levels) for levels in (8, 4, 3)]
+    np.testing.assert_allclose(points, list(product(*grid)), atol=1e-6)  # in the index's order
+    # Numbers that are squashed to a lattice point: v = logit((k + 1/2) / L) / 2.
+    digits = (points.numpy() + 1) / 2 * (np.array([8, 4, 3]) - 1)
+    share = (digits + 0.5) / np.array([8, 4, 3])
+    z = torch.from_numpy(np.log(share / (1 - share)) / 2).T.view(1, 3, 8, 12)
+    assert torch.equal(quantizer.codes(z), codes)
+    quantized, again, terms = quantizer(z)
+    torch.testing.assert_close(quantized, quantizer.lookup(codes))
+    assert torch.equal(again, codes)
+    assert not any(term.any() for term in terms.values())
+    far = quantizer.codes(torch.tensor([[-60.0, 60.0], [-60, 60], [-60, 60]]).view(1, 3, 1, 2))
+    assert far.tolist() == [[[0, 95]]]
+
+
+def test_rounding_is_the_identity_backward():
+    quantizer = FiniteScalarQuantizer((5, 2))
+    z = torch.randn(4, 2, 3, 3, requires_grad=True)
+    upstream = torch.randn(4, 2, 3, 3)
+    quantizer(z)[0].backward(upstream)
+    levels = torch.tensor([5.0, 2.0])[:, None, None]
+    sigmoid = torch.sigmoid(2 * z.detach())
+    expected = upstream * 2 / (levels - 1) * levels * 2 * sigmoid * (1 - sigmoid)
+    torch.testing.assert_close(z.grad, expected)
+
+
+def test_a_model_with_fixed_levels_learns():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VQVAE(SHAPE, FiniteScalarQuantizer((4, 4)), channels=(8, 16), blocks=1)
+    x = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(0)).round()
+    x = F.interpolate(x[..., ::4, ::4], scale_factor=4)
+    before = vq_loss(model, x)
+    assert torch.equal(before["loss"], before["reconstruction"])
+    fit(model, vq_loss, x, epochs=60, batch_size=16, learning_rate=3e-3, progress=False)
+    assert vq_loss(model, x)["loss"].mean() < 0.5 * before["loss"].mean()
+    assert model.prior().log_prob(model.encode(x)).shape == (64,)
+    for levels in ((), (4, 1), (0, 3)):
+        with pytest.raises(ValueError, match="level"):
+            FiniteScalarQuantizer(levels)

@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from vae_tutorial.data import Dataset, Split
 from vae_tutorial.evaluate import Estimate, per_example
 from vae_tutorial.likelihoods import _DiscretizedLogistic
-from vae_tutorial.networks import HeConv2d, HeConvTranspose2d, device_of
+from vae_tutorial.networks import HeConv2d, HeConvTranspose2d, as_shape, device_of
 from vae_tutorial.randomness import seeded
 from vae_tutorial.spec import Part
 
@@ -151,6 +151,72 @@ class VectorQuantizer(Part):
         self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
 
 
+class FiniteScalarQuantizer(Part):
+    """Numbers rounded to a few levels each: finite scalar quantization, Mentzer et al. (2023), section 3.
+
+    There is no codebook to learn and none that could die: with levels L_1, ..., L_D a vector of D
+    numbers becomes one of L_1 ... L_D points of a fixed lattice. Number d is squashed to the levels
+    0, ..., L_d - 1, rounded, and handed on in [-1, 1]; backward, the rounding counts as the
+    identity. (The squashing here, L_d sigmoid(2 v) - 1/2, makes all levels equally wide before the
+    sigmoid's bend, for even L_d and odd ones alike; the paper has a tanh, and a shift for even ones.)
+
+    It takes the place of a :class:`VectorQuantizer` in a :class:`VQVAE`.
+
+    Args:
+        levels: L_1, ..., L_D, each at least 2.
+
+    Example:
+        >>> quantizer = FiniteScalarQuantizer((8, 4, 4))
+        >>> quantizer.num_codes, quantizer.dim
+        (128, 3)
+        >>> quantizer.lookup(torch.tensor([[[0, 127]]]))[0, :, 0].T.tolist()
+        [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]
+    """
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        levels = as_shape(levels, "levels")
+        if min(levels) < 2:
+            raise ValueError(f"every number needs at least 2 levels, got {levels}")
+        self.levels, self.dim, self.num_codes = levels, len(levels), math.prod(levels)
+        counts = torch.tensor(levels)
+        # Of the index, as in a number with digits of several bases: the first digit counts most.
+        places = counts.flip(0).cumprod(0).flip(0) // counts
+        self.register_buffer("counts", counts, persistent=False)
+        self.register_buffer("places", places, persistent=False)
+
+    def _squashed(self, z: Tensor) -> Tensor:
+        """(B, D, h, w) to (B, h, w, D), number d between -1/2 and L_d - 1/2."""
+        z = z.movedim(1, -1).float()
+        return self.counts * torch.sigmoid(2 * z) - 0.5
+
+    def _digits(self, squashed: Tensor) -> Tensor:
+        return torch.minimum(squashed.round().clamp(min=0), self.counts - 1.0)
+
+    @torch.no_grad()  # whole numbers have no gradient
+    def codes(self, z: Tensor) -> Tensor:
+        """(B, D, h, w) to the indices (B, h, w), int64, of their lattice points."""
+        return (self._digits(self._squashed(z)).long() * self.places).sum(-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to their lattice points (B, D, h, w), each number in [-1, 1]."""
+        digits = codes[..., None] // self.places % self.counts
+        return (2 * digits / (self.counts - 1) - 1).movedim(-1, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Terms]:
+        """(B, D, h, w) to lattice points of the same shape, codes (B, h, w), and two terms (B,).
+
+        The terms are those of :class:`VectorQuantizer`, zero here: nothing has to be pulled anywhere.
+        """
+        squashed = self._squashed(z)
+        digits = self._digits(squashed)
+        straight = squashed + (digits - squashed).detach()  # digits forward, the identity backward
+        quantized = (2 * straight / (self.counts - 1) - 1).movedim(-1, 1)
+        codes = (digits.detach().long() * self.places).sum(-1)
+        nothing = torch.zeros(len(z), device=z.device)
+        return quantized, codes, {"codebook": nothing, "commitment": nothing}
+
+
 class ResidualBlock(Part):
     """x + conv1x1(relu(conv3x3(relu(x)))): the block of van den Oord et al. (2017), section 4.1.
 
@@ -192,7 +258,7 @@ class VQVAE(Part):
     """
 
     def __init__(
-        self, image_shape: Sequence[int], quantizer: VectorQuantizer,
+        self, image_shape: Sequence[int], quantizer: VectorQuantizer | FiniteScalarQuantizer,
         channels: Sequence[int] = (64, 128), blocks: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
