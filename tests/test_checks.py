@@ -55,11 +55,14 @@ def folder(path, epochs=2, latents=4, shape=None, conv=True, value=None, rate=1e
     return vae
 
 
-def by_euler(*args, shift=0, length=lambda n: 1 / n, less=0):
-    """Euler's steps, or with a slip; called as the answer, or as a slip of it."""
+def by_midpoints(*args, whole=1, clock=0.5, reach=0.5, restart=True, once=False):
+    """The midpoint rule, or with a slip; called as the answer, or as a slip of it."""
     velocity, z, steps = args[-3:]
-    for i in range(steps - (less if steps > 1 else 0)):
-        z = z + length(steps) * velocity(z, (i + shift) / steps)
+    for i in range(steps):
+        first = velocity(z, i / steps)
+        half = z + reach / steps * first
+        slope = first if once else velocity(half, (i + clock) / steps)
+        z = (z if restart else half) + whole / steps * slope
     return z
 
 
@@ -301,11 +304,11 @@ FUNCTIONS = {
         "fill the plane": lambda r, z, t: (2 * t - 1) / (t * t + (1 - t) ** 2) * z,
         "length sqrt 2": partial(on_a_line, variance=1), "counts negatively": partial(on_a_line, sign=1),
         "other way": lambda r, z, t: -r(z, t), "v_k of": lambda r, z, t: z}),
-    "ch19-euler": (by_euler, {
-        "start of each": partial(by_euler, shift=1), "length 1 /": partial(by_euler, length=lambda n: 1),
-        "Forwards": partial(by_euler, length=lambda n: -1 / n), "itself": lambda r, v, e, n: e,
-        "single step": lambda r, v, e, n: r(v, e, 1), "is missing": partial(by_euler, less=1),
-        "and so on": lambda r, v, e, n: r(v, e, n) + 1}),
+    "ch19-midpoint": (by_midpoints, {
+        "itself": lambda r, v, e, n: e, "asks once": partial(by_midpoints, once=True),
+        "time, too": partial(by_midpoints, clock=0), "not a whole": partial(by_midpoints, reach=1, clock=1),
+        "not half-way": partial(by_midpoints, restart=False), "for a whole step": partial(by_midpoints, whole=0.5),
+        "single step": lambda r, v, e, n: r(v, e, 1), "from its start": lambda r, v, e, n: r(v, e, n) + 1}),
     "ch19-trace": (lambda apply, e: ((e * apply(e)).sum(1).mean(), (e * apply(e)).sum(1).std() / len(e) ** 0.5), {
         "Two numbers": lambda r, f, e: r(f, e)[0], "not the sum": lambda r, f, e: ((e * f(e)).sum(), r(f, e)[1]),
         "not a mean": lambda r, f, e: ((e * f(e)).mean(), r(f, e)[1]),

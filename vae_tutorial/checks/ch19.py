@@ -16,7 +16,9 @@ number("ch19-least", 1.5 * pi, "A network at this loss is perfect.")(
 )
 
 
-@exercise("ch19-field", "Along the line towards it, across it straight home.")
+@exercise(
+    "ch19-field", "Along the line like a Gaussian of variance 2, across it straight to the line."
+)
 def _field(answer) -> None:
     z = randn(20, 7, 2).double()
     code = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)  # the codes' covariance
@@ -75,46 +77,56 @@ def _trace(answer) -> None:
     ])  # fmt: skip
 
 
-def _turning(z, t):
+def _turning_at(x, y, t):
     """A field that turns, faster with time."""
-    return torch.stack([-z[:, 1], z[:, 0]], 1) * (1 + 3 * t) + t
+    return -y * (1 + 3 * t) + t, x * (1 + 3 * t) + t
 
 
-@exercise("ch19-euler", "Five lines, and no step of it knows where the way ends.")
-def _euler(answer) -> None:
+def _turning(z, t):
+    return torch.stack(_turning_at(z[:, 0], z[:, 1], t), 1)
+
+
+@exercise(
+    "ch19-midpoint", "Twice the evaluations, and an error that falls with the square of the step."
+)
+def _midpoint(answer) -> None:
     noise = randn(23, 6, 2).double()
 
-    def walk(steps, shift=0.0, length=None, sign=1.0):
+    def walk(steps, whole=1.0, clock=0.5, reach=0.5, restart=True, once=False):
         # Independently: point by point, with plain numbers.
-        ends = []
+        ends, h = [], 1 / steps
         for x, y in noise.tolist():
             for i in range(steps):
-                t = (i + shift) / steps
-                a, b = -y * (1 + 3 * t) + t, x * (1 + 3 * t) + t
-                h = sign / steps if length is None else length
-                x, y = x + h * a, y + h * b
+                a, b = _turning_at(x, y, i * h)
+                mx, my = x + reach * h * a, y + reach * h * b
+                if not once:
+                    a, b = _turning_at(mx, my, (i + clock) * h)
+                x, y = (x, y) if restart else (mx, my)
+                x, y = x + whole * h * a, y + whole * h * b
             ends.append((x, y))
         return ends
-
-    def short(steps):
-        z = noise
-        for i in range(steps - 1):
-            z = z + _turning(z, i / steps) / steps
-        return z
 
     for steps in (1, 7):
         got = ask(lambda noise: answer(_turning, noise, steps), noise)  # noqa: B023
         wrong = [
-            (walk(steps, shift=1.0), "Ask the field at the start of each step, t = i / steps."),
-            (walk(steps, sign=-1.0), "Forwards: from noise to codes the velocity is added."),
             (noise, "That is the noise itself."),
+            (walk(steps, once=True), "That is Euler's rule, which asks once."),
+            (
+                walk(steps, clock=0.0),
+                "The second question is for the middle of the step's time, too.",
+            ),
+            (
+                walk(steps, reach=1.0, clock=1.0),
+                "Half a step with the first answer, not a whole one.",
+            ),
+            (
+                walk(steps, restart=False),
+                "The whole step begins where the step began, not half-way.",
+            ),
+            (walk(steps, whole=0.5), "The second answer is followed for a whole step."),
         ]
-        if steps > 1:  # for a single step these are the right answer, or the noise
-            wrong += [
-                (walk(steps, length=1.0), "Each step has the length 1 / steps."),
-                (walk(1), "That is a single step, whatever `steps` says."),
-                (short(steps), "One step is missing."),
-            ]
+        if steps > 1:
+            wrong += [(walk(1), "That is a single step, whatever `steps` says.")]
         close(
-            got, walk(steps), "z + v(z, t) / steps, for t = 0, 1 / steps, and so on.", wrong[::-1]
+            got, walk(steps), "Half a step, ask again, then the whole step from its start.", wrong
         )
