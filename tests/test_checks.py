@@ -157,6 +157,13 @@ NUMBERS = {
         10 * (0.625 - log(1.5)): "nats", 0.625 * log2(e) - log2(1.5): "one latent",
         10 * (0.25 * log2(e) - log2(1.5)): "squared", 6.25 * log2(e): "missing",
         10 * (log2(1.5) - log2(e) * 5 / 18): "other way", 9: "Ten times"}),
+    "ch22-zero": ((1 + 2 / 0.5) ** -0.5, 3, {
+        1 / e**2: "Poisson", 1 - 5**-0.5: "does occur", 2 / 5**0.5: "exchanged", 0.2: "raised", 0.04: "not the mean",
+        0.7: "cancel"}),
+    "ch22-interval": ((1.5 * 2.706025) ** 0.5, 2, {
+        1.645: "noise of the entry alone", 1.645 / 2**0.5: "uncertainty alone", 1.645 * 2**0.5: "without having seen",
+        1.5**0.5: "one standard deviation", 1.645 * 1.5: "a variance", 1.645 * (1 + 0.5**0.5): "do not add",
+        3.29 * 1.5**0.5: "whole interval", 0.5: "Var"}),
 }
 
 # A right answer r; wrong ones, which are called with r and then the arguments; words of the hints.
@@ -333,6 +340,12 @@ FUNCTIONS = {
         "each latent": lambda r, a, x, o: r(a, x, o).logsumexp(0),
         "NaN": lambda r, a, x, o: (o * (x * a - softplus(a))).sum(-1),
         "Sum x": lambda r, a, x, o: r(a, x, o) + 1}),
+    "ch22-dispersion": (lambda x: x.mean() ** 2 / (x.var(correction=0) - x.mean()) if x.var(correction=0) > x.mean() else float("inf"), {
+        "1 / r": lambda r, x: 1 / r(x), "comes off first": lambda r, x: x.mean() ** 2 / x.var(correction=0),
+        "is squared": lambda r, x: r(x) / x.mean(),
+        "Square it": lambda r, x: x.mean() ** 2 / (x.std(correction=0) - x.mean()),
+        "all equal": lambda r, x: x.mean() ** 2 / (x.var(correction=0) - x.mean()),
+        "Solve": lambda r, x: r(x) + 1}),
     "ch16-bits": (lambda x, z, q: (q - z - x) * log2(e), {
         "The sign": lambda r, *args: -r(*args), "are nats": lambda r, *args: r(*args) * log(2),
         "do not multiply": lambda r, *args: r(*args) * log(2) ** 2,

@@ -51,7 +51,8 @@ def test_a_source_is_one_entry_and_the_first_that_is_there_is_loaded(monkeypatch
         raise FileNotFoundError(root)
 
     names = ("mnist", "fashion-mnist", "cifar10", "svhn", "digits", "textures",
-             "gaussian", "gaussian-rotated", "mixture", "ring", "pinwheel")  # fmt: skip
+             "gaussian", "gaussian-rotated", "mixture", "ring", "pinwheel",
+             "python-tokens", "fertility", *data.tables.MISSING)  # fmt: skip
     with pytest.raises(ValueError, match=f"{', '.join(names)} and folder:PATH"):
         data.load_first("minst", "digits")  # a wrong name is no missing file
     found = dataset()

@@ -21,6 +21,9 @@ from vae_tutorial.likelihoods import (
     DiscretizedGaussian,
     DiscretizedLogistic,
     Gaussian,
+    NegativeBinomial,
+    Observed,
+    Poisson,
 )
 from vae_tutorial.schedules import LinearWarmUp, OneCycle
 
@@ -404,3 +407,82 @@ def test_a_linear_vae_reaches_probabilistic_pca():
     assert best - 0.01 < reached < best + 0.05
     learnt = float(likelihood(torch.zeros(1, 10)).stddev.detach().mean())
     assert learnt == pytest.approx(exact.noise_variance_**0.5, rel=0.02)
+
+
+# ------------------------------------------------------------------------- counts, and holes
+
+
+def test_a_negative_binomial_is_that_of_scipy():
+    p = NegativeBinomial(3)
+    r, exposure = torch.tensor([0.3, 1.0, 12.0]), 2.5
+    with torch.no_grad():
+        p.log_size.copy_(8 * torch.atanh(r.log() / 8))  # past the smooth bound
+    torch.testing.assert_close(p.size, r)
+    wanted = torch.tensor([0.1, 4.0, 30.0])  # rates
+    rates = 10 * torch.atanh(wanted.log() / 10)
+    counts = torch.tensor([[0.0, 0, 0], [1, 2, 3], [7, 0, 200], [0, 90, 61]])
+    m = (exposure * wanted).numpy()
+    expected = scipy.stats.nbinom(r.numpy(), r.numpy() / (r.numpy() + m)).logpmf(counts).sum(1)
+    x = torch.cat([counts, torch.full((4, 1), exposure)], 1)
+    q = p(rates.expand(4, 3))
+    np.testing.assert_allclose(q.log_prob(x).detach(), expected, rtol=1e-4)
+    np.testing.assert_allclose(q.mean[0].detach(), wanted, rtol=1e-4)
+    drawn = p(rates).given(torch.tensor([exposure])).sample((100_000,))
+    np.testing.assert_allclose(drawn.mean(0), m, rtol=0.05)
+    np.testing.assert_allclose(drawn.var(0), m + m**2 / r.numpy(), rtol=0.15)
+
+
+def test_a_poisson_is_that_of_scipy_and_the_limit_of_the_negative_binomial():
+    torch.manual_seed(0)
+    poisson, p = Poisson(4).double(), NegativeBinomial(4).double()
+    rates = torch.randn(6, 4).double()
+    x = torch.cat([torch.randint(0, 9, (6, 4)), torch.rand(6, 1) + 0.5], 1).double()
+    m = x[:, 4:] * (10 * torch.tanh(rates / 10)).exp()
+    expected = scipy.stats.poisson(m).logpmf(x[:, :4]).sum(1)
+    np.testing.assert_allclose(poisson(rates).log_prob(x), expected, rtol=1e-6)
+    far = []
+    for log_r in (2.0, 4.0, 6.0):
+        with torch.no_grad():
+            p.log_size.fill_(8 * math.atanh(log_r / 8))
+            far.append(np.abs(p(rates).log_prob(x).numpy() - expected).max())
+    assert far[0] > 5 * far[1] > 25 * far[2]  # like 1 / r
+    assert far[2] < 0.1
+
+
+@pytest.mark.parametrize("kind", [Poisson, NegativeBinomial])
+def test_counts_have_a_probability_that_adds_up_to_one_and_others_are_refused(kind):
+    p = kind(1)(torch.tensor([[0.7]]))
+    x = torch.stack([torch.arange(400.0), torch.full((400,), 1.7)], 1)
+    assert float(p.log_prob(x).detach().exp().sum()) == pytest.approx(1, abs=1e-3)
+    for wrong in ([-1.0, 1.0], [0.5, 1.0], [1.0, 0.0], [1.0, -2.0], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="raw counts"):
+            p.log_prob(torch.tensor([wrong]))
+    with pytest.raises(ValueError, match="columns"):
+        kind(0)
+    with pytest.raises(ValueError, match="param_shape"):
+        kind(2)(torch.zeros(3, 5))
+    extreme = kind(1)(torch.tensor([[1e6], [-1e6]]))
+    assert extreme.log_prob(torch.tensor([[3.0, 1.0], [3.0, 1.0]])).isfinite().all()
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_missing_entries_have_no_say(noise):
+    inner = Gaussian((5,), noise=noise, bounded_mean=False)
+    torch.manual_seed(0)
+    parameters, x = torch.randn(2, 7, *inner.param_shape), torch.randn(7, 5)
+    known = torch.rand(7, 5) < 0.6
+    p = Observed(inner)(parameters)
+    assert (p.batch_shape, p.event_shape) == ((2, 7), (2, 5))
+    found = p.log_prob(torch.stack([x, known.float()], 1)).detach()
+    q = inner(parameters).base_dist
+    each = scipy.stats.norm(q.mean.detach(), q.stddev.detach()).logpdf(x)
+    np.testing.assert_allclose(found, np.where(known, each, 0).sum(-1), rtol=1e-4)
+    other = torch.where(known, x, 99.0)
+    torch.testing.assert_close(p.log_prob(torch.stack([other, known.float()], 1)).detach(), found)
+    assert p.mean.shape == p.sample().shape == (2, 7, 5)
+    image = Observed(Gaussian((1, 2, 3), scale=0.5))
+    assert image.image_shape == (2, 1, 2, 3)
+    whole = torch.stack([torch.rand(4, 1, 2, 3), torch.ones(4, 1, 2, 3)], 1)
+    logits = torch.randn(4, 1, 2, 3)
+    expected = image.likelihood(logits).log_prob(whole[:, 0])
+    torch.testing.assert_close(image(logits).log_prob(whole), expected)

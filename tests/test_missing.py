@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 import vae_tutorial as vt
-from vae_tutorial.likelihoods import Gaussian
+from vae_tutorial.likelihoods import Gaussian, Observed
 from vae_tutorial.missing import Imputation, fit_proposal, gibbs, importance, log_likelihood
 
 NOISE = 0.6
@@ -187,3 +187,23 @@ def test_what_cannot_be_filled_in_is_refused():
         importance(vae, x, observed, prior, samples=0)
     with pytest.raises(ValueError, match="burn_in < sweeps"):
         gibbs(vae, x, observed, x, sweeps=5, burn_in=5)
+
+
+def test_a_model_that_was_trained_with_holes_is_asked_with_its_mask():
+    torch.manual_seed(0)
+    likelihood = Observed(Gaussian((5,), scale=0.5, bounded_mean=False))
+    encoder = vt.Encoder(vt.MLP((2, 5), 4, ()), vt.MeanFieldGaussian(2))
+    vae = vt.VAE(encoder, vt.Decoder(vt.MLP(2, 5, ()), likelihood), vt.StandardNormal(2))
+    vae.requires_grad_(False)
+    x, observed = torch.randn(6, 5), torch.rand(6, 5) < 0.6
+    rows = torch.stack([torch.where(observed, x, 0), observed.float()], 1)
+    start = fit_proposal(vae, x, observed, torch.full((1, 1), 9.0), steps=0, widen=1.0)
+    torch.testing.assert_close(start.mean, encoder(rows).mean)  # whatever the fill
+    fitted = fit_proposal(vae, x, observed, torch.zeros(1, 1), steps=400)
+    found = importance(vae, x, observed, fitted, samples=100_000).mean(vae)
+    W, b = vae.decoder.network.layers[0].weight, vae.decoder.network.layers[0].bias
+    for i, known in enumerate(observed):  # the linear model's conditional, in closed form
+        w = W[known]
+        precision = torch.eye(2) + w.T @ w / 0.25
+        z = torch.linalg.solve(precision, w.T @ (x[i, known] - b[known]) / 0.25)
+        torch.testing.assert_close(found[i], W @ z + b, atol=0.03, rtol=0)

@@ -138,3 +138,11 @@ def test_device_of():
 def test_misuse_is_named(use, message):
     with pytest.raises(ValueError, match=message):
         use()
+
+
+def test_rates_are_logarithms_of_counts_per_exposure():
+    network = n.Rates(n.MLP(2, 3, hidden=()))
+    x = torch.tensor([[3.0, 0.0, 0.5], [6.0, 0.0, 1.0]])  # as much in twice as long
+    assert (network.in_shape, network.out_shape) == ((3,), (3,))
+    expected = network.network(torch.tensor([[math.log(7), 0.0]]))
+    torch.testing.assert_close(network(x), expected.expand(2, 3))

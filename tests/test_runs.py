@@ -426,6 +426,7 @@ BOUNDS = {
     "textures/conv": 3700, "textures/conv-?": 3700, "textures/conv-4d-?": 3800, "textures/conv-64d-?": 3610, "textures/conv-256d-?": 3620, "textures/wide-0": 3700, "textures/dense-?": 3720, "textures/small-?": 3830,
     "fashion-mnist/v*": 0.05, "fashion-mnist-codes/*": 2.7,
     "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/vae": 3.3, "mixture/matching": 3.2, "mixture/warm-up-?": 3.7, "mixture/plain-?": 4.3, "ring/*": 3.6, "pin*": 4.1,
+    "python-tokens/negative-*": 205, "python-tokens/linear-?": 213, "python-tokens/poisson-?": 275, "breast-cancer-*/*": 26, "fertility/*": -43,
 }  # fmt: skip
 BETTER = [  # than the one behind it, by so many nats
     *((f"mnist/collapse-warm-up-{i}", f"mnist/collapse-plain-{i}", 2) for i in range(3)),
@@ -444,6 +445,8 @@ BETTER = [  # than the one behind it, by so many nats
     ("mnist/hierarchy-large", "mnist/hierarchy-ladder", 3),
     *((f"mnist/gradient-landing-{i}", f"mnist/gradient-plain-{i}", 0.5) for i in range(3)),
     *((f"mnist/layers-plain-norm-{i}", f"mnist/layers-plain-bare-{i}", 0.5) for i in range(3)),
+    *((f"python-tokens/negative-binomial-{i}", f"python-tokens/{other}-{i}", by) for i in range(5)
+      for other, by in (("linear", 5), ("poisson", 50))),
     ("mnist/ae-20d", "mnist/ae-2d", 50),
     ("mnist/levels-beta-binomial", "mnist/levels-logistic", 350), ("mnist/beta-binomial", "mnist/levels-beta-binomial", 40),
     *((f"mnist/ae-size-{2 * d}", f"mnist/ae-size-{d}", 4) for d in (1, 2, 4, 8, 16)),

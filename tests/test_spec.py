@@ -66,6 +66,8 @@ PARTS = [
     lambda: VampPrior(vt.Encoder(vt.MLP(SHAPE, 6), vt.MeanFieldGaussian(3)), SHAPE, 2),
     lambda: likelihoods.Gaussian(SHAPE, noise="pixelwise"), lambda: likelihoods.ContinuousBernoulli(SHAPE),
     lambda: likelihoods.BetaBinomial(SHAPE), lambda: likelihoods.DiscretizedLogistic(SHAPE), lambda: likelihoods.DiscretizedGaussian(SHAPE, scale=0.1),
+    lambda: likelihoods.Observed(likelihoods.Gaussian((4,), noise="pixelwise", bounded_mean=False)),
+    lambda: likelihoods.Poisson(3), lambda: likelihoods.NegativeBinomial(3, bound=4.0), lambda: vt.networks.Rates(vt.MLP(3, 2)),
     lambda: Child(1, 2, 3, extra=4.5), lambda: Holder({"a": [1, math.inf]}),
 ]  # fmt: skip
 

@@ -115,6 +115,14 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("widen * log_scale", "log_scale"),
         ("vae.decoder(z).sample()\n", "vae.decoder(z).mean\n"),
     ],
+    "data/tables": [
+        ("(values - mean) ** 2 * known", "(values - mean) ** 2"),
+        ("random.random(complete.shape) >= rate / 100", "random.random(complete.shape) < rate / 100"),
+        ("values, seen = parts[0]", "values, seen = parts[2]"),
+        ("(np.concatenate(cut) - 4) / 2", "np.concatenate(cut) - 4"),
+        ("return years[~group]", "return years"),
+        ("round(0.6 * len(x)), round(0.7", "round(0.6 * len(x)), round(0.8"),
+    ],
     "coding": [
         ("reversed(self._posterior(image))", "self._posterior(image)"),
         ("for i in reversed(range(count))", "for i in range(count)"),
@@ -164,6 +172,10 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("255 - k + self.beta)", "256 - k + self.beta)"),
         ("coin * (total + 255)", "coin * (total + 256)"),
         ("bounded(parameters + 2, 8.0) - 2", "parameters"),
+        ("logits=log_mean - self.log_size", "logits=self.log_size - log_mean"),
+        ("self.log_rate + exposure.log()", "self.log_rate"),
+        ("(counts == counts.round())", "(counts == counts)"),
+        ("(self.base_dist.log_prob(x) * known)", "(self.base_dist.log_prob(x * known))"),
     ],
     "flows": [
         ("range(x.shape[-1])", "range(x.shape[-1] - 1)"),

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Distribution, Independent, Normal, constraints
+from torch.distributions import NegativeBinomial as TorchNegativeBinomial
+from torch.distributions import Poisson as TorchPoisson
 
 from vae_tutorial.data import to_float
 from vae_tutorial.networks import as_image_shape, as_shape
@@ -212,6 +214,161 @@ class ContinuousBernoulli(Part):
         check_parameters(self, logits)
         logits = bounded(logits, self.logit_bound)
         return _Checked(_ContinuousBernoulli(logits), 3, validate_args=False)
+
+
+class _Counts(Distribution):
+    """Counts of given exposure; a value is (..., C + 1): the C counts, then their exposure."""
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, log_rate: Tensor, log_size: Tensor | None) -> None:
+        self.log_rate, self.log_size = log_rate, log_size
+        event = (log_rate.shape[-1] + 1,)
+        super().__init__(log_rate.shape[:-1], event, validate_args=False)
+
+    def given(self, exposure: Tensor) -> Independent:
+        """The distribution of the C counts at this exposure, (..., 1)."""
+        log_mean = self.log_rate + exposure.log()
+        if self.log_size is None:
+            each = TorchPoisson(log_mean.exp(), validate_args=False)
+        else:
+            size = self.log_size.exp().expand_as(log_mean)
+            each = TorchNegativeBinomial(size, logits=log_mean - self.log_size, validate_args=False)
+        return Independent(each, 1, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        counts, exposure = value[..., :-1], value[..., -1:]
+        inside = ((counts >= 0) & (counts == counts.round())).all(-1) & (exposure > 0).squeeze(-1)
+        if not _free_to_read(value):
+            return torch.where(inside, self.given(exposure).log_prob(counts), -math.inf)
+        if not inside.all():
+            raise ValueError(
+                "a likelihood of counts is for whole numbers from 0 and a positive exposure behind "
+                "them, but some values are others. Hand over the raw counts, neither logarithms nor "
+                "shares, and append one column with the exposure."
+            )
+        return self.given(exposure).log_prob(counts)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected counts per unit of exposure, (..., C)."""
+        return self.log_rate.exp()
+
+
+class Poisson(Part):
+    """Independent counts whose variance is their mean: p(x|z) = prod_j m_j^x_j exp(-m_j) / x_j!.
+
+    The mean is m_j = l exp(y_j): the network gives the log-rates y_j, the example its exposure l
+    (how long was counted, how much was read), which is a condition and has no probability.
+
+    Args:
+        columns: C, how many counts an example has.
+        bound: log-rates are squashed smoothly to plus or minus this.
+
+    Shape:
+        log-rates ``(..., C)``; a value is ``(..., C + 1)``, the exposure last.
+
+    Example:
+        >>> p = Poisson(2)(torch.zeros(1, 2))
+        >>> p.log_prob(torch.tensor([[0.0, 0.0, 3.0]]))  # the exposure is 3: both means are
+        tensor([-6.])
+    """
+
+    def __init__(self, columns: int, *, bound: float = 10.0) -> None:
+        super().__init__()
+        self.columns, self.bound = as_shape(columns, "columns")[0], check_bound(bound, "bound")
+        self.image_shape, self.param_shape = (columns + 1,), (columns,)
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        check_parameters(self, parameters)
+        return _Counts(bounded(parameters, self.bound), None)
+
+
+class NegativeBinomial(Part):
+    """Independent counts that scatter more than a Poisson's: the variance is m + m^2 / r.
+
+    p(x|z) = prod_j G(x_j + r_j) / (G(r_j) x_j!) (r_j / (r_j + m_j))^r_j (m_j / (r_j + m_j))^x_j, with
+    the gamma function G: Lopez et al. (2018), in the parameters mean and inverse dispersion. It is
+    a Poisson whose mean is drawn anew from a gamma distribution of shape r_j; as r_j grows it
+    becomes :class:`Poisson`. Each column learns its own r_j, which starts at 1.
+
+    Args:
+        columns, bound: as for :class:`Poisson`.
+
+    Shape:
+        as for :class:`Poisson`. log r is bounded to plus or minus 8.
+
+    Example:
+        >>> p = NegativeBinomial(1)(torch.zeros(1, 1))
+        >>> round(p.log_prob(torch.tensor([[0.0, 1.0]])).exp().item(), 4)
+        0.5
+    """
+
+    def __init__(self, columns: int, *, bound: float = 10.0) -> None:
+        super().__init__()
+        self.columns, self.bound = as_shape(columns, "columns")[0], check_bound(bound, "bound")
+        self.image_shape, self.param_shape = (columns + 1,), (columns,)
+        self.log_size = nn.Parameter(torch.zeros(columns))
+
+    @property
+    def size(self) -> Tensor:
+        """r of each column, (C,)."""
+        return bounded(self.log_size, 8.0).exp()
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        check_parameters(self, parameters)
+        return _Counts(bounded(parameters, self.bound), bounded(self.log_size, 8.0))
+
+
+class _Observed(Distribution):
+    """See :class:`Observed`; what it draws, and its mean, are whole rows."""
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, whole: Independent) -> None:
+        self.whole, self.base_dist = whole, whole.base_dist
+        super().__init__(whole.batch_shape, (2, *whole.event_shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        n = len(self.whole.event_shape)
+        x, known = value.unbind(-1 - n)
+        return (self.base_dist.log_prob(x) * known).flatten(-n).sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.whole.mean
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.whole.sample(sample_shape)
+
+
+class Observed(Part):
+    """The known entries' likelihood: a sum over them alone, log p(x_known | z).
+
+    Given the latent, entries are independent, so those that are missing drop out without an
+    integral (Mattei & Frellsen 2019, Nazabal et al. 2020).
+
+    Args:
+        likelihood: of independent entries, such as a :class:`Gaussian`.
+
+    Shape:
+        parameters as for ``likelihood``; a value is ``(..., 2, *likelihood.image_shape)``: the
+        entries, anything finite where they are missing, and ones and zeros that say which are known.
+
+    Example:
+        >>> p = Observed(Gaussian((2,), scale=1.0, bounded_mean=False))(torch.zeros(1, 2))
+        >>> p.log_prob(torch.tensor([[[0.0, 7.0], [1.0, 0.0]]]))  # the 7 does not count
+        tensor([-0.9189])
+    """
+
+    def __init__(self, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.image_shape = (2, *likelihood.image_shape)
+        self.param_shape = likelihood.param_shape
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        return _Observed(self.likelihood(parameters))
 
 
 NOISE_MODELS = ("homoscedastic", "imagewise", "pixelwise")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from vae_tutorial.likelihoods import Observed
 from vae_tutorial.models.vae import VAE
 from vae_tutorial.randomness import seeded
 
@@ -43,7 +44,7 @@ class Imputation:
         """E[x | x_observed] of every pixel, sum_s w_s E[x | z_s]: (B, C, H, W)."""
         found = []
         for z, log_weight in zip(self.z.unbind(1), self.log_weight.unbind(1), strict=True):
-            found.append(torch.einsum("s,schw->chw", log_weight.exp(), vae.decode(z)))
+            found.append(torch.einsum("s,s...->...", log_weight.exp(), vae.decode(z)))
         return torch.stack(found)
 
     @torch.no_grad()
@@ -80,8 +81,8 @@ def log_likelihood(vae: VAE, z: Tensor, x: Tensor, where: Tensor) -> Tensor:
     """
     found = []
     for part in z.split(max(1, _AT_ONCE // len(x))):
-        pixels = vae.decoder(part).base_dist.log_prob(x)  # (s, B, C, H, W)
-        found.append((pixels * where).sum((2, 3, 4)))
+        pixels = vae.decoder(part).base_dist.log_prob(x)  # (s, B, ...)
+        found.append((pixels * where).flatten(2).sum(-1))
     return torch.cat(found)
 
 
@@ -98,7 +99,8 @@ def fit_proposal(
 
     Args:
         vae, x, observed: as for :func:`importance`.
-        fills: K ways to fill in, (K, B, C, H, W) or what broadcasts to it.
+        fills: K ways to fill in, (K, B, C, H, W) or what broadcasts to it. A model of an
+            :class:`~vae_tutorial.likelihoods.Observed` likelihood reads zeros and the mask instead.
         steps, learning_rate: of Adam; after no step the starts themselves are widened and returned.
         widen: the fitted standard deviations are multiplied by this. A proposal that is too wide
             wastes draws; one that is too narrow has weights of a huge variance.
@@ -109,7 +111,7 @@ def fit_proposal(
     """
     check_observed(x, observed)
     with torch.no_grad():
-        starts = [vae.encoder(torch.where(observed, x, fill.expand_as(x))) for fill in fills]
+        starts = [vae.encoder(_read(vae, x, observed, fill)) for fill in fills]
     mean = torch.stack([q.mean for q in starts]).requires_grad_()  # (K, B, D)
     log_scale = torch.stack([q.stddev for q in starts]).log().requires_grad_()
     optimizer = torch.optim.Adam([mean, log_scale], learning_rate)
@@ -216,3 +218,10 @@ def check_observed(x: Tensor, observed: Tensor) -> None:
             f"observed must be booleans of the images' shape {tuple(x.shape)}, True where a pixel "
             f"is known, got {observed.dtype} of shape {tuple(observed.shape)}"
         )
+
+
+def _read(vae: VAE, x: Tensor, observed: Tensor, fill: Tensor) -> Tensor:
+    """What the encoder reads: a filled example, or the holes and the mask that it was trained with."""
+    if isinstance(vae.decoder.likelihood, Observed):
+        return torch.stack([torch.where(observed, x, 0), observed.to(x)], 1)
+    return torch.where(observed, x, fill.expand_as(x))

@@ -96,6 +96,29 @@ class MLP(_Body):
         self.layers = nn.Sequential(*layers[:-1])  # no activation behind the last layer
 
 
+class Rates(Part):
+    """Counts to what a network can read: log(1 + counts per unit of exposure).
+
+    Args:
+        network: reads the C logarithms.
+
+    Shape:
+        C counts and their exposure, ``(B, C + 1)``, to ``(B, *network.out_shape)``.
+
+    Example:
+        >>> Rates(MLP(4, 2, hidden=()))(torch.ones(16, 5)).shape
+        torch.Size([16, 2])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.in_shape, self.out_shape = (network.in_shape[0] + 1,), network.out_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(torch.log1p(x[:, :-1] / x[:, -1:]))
+
+
 def _draw_he(layer: nn.Module) -> None:
     """He et al. (2015), equation 10: variance 2 / (inputs of a unit), biases zero.
 

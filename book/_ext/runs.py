@@ -27,6 +27,8 @@ from sphinx.util.docutils import SphinxRole
 Run = dict[str, Any]
 NOTHING = "–"
 WORDS = {  # for the name of a class, where it is not clear enough
+    "NegativeBinomial": "Negative binomial",
+    "Observed": "Gaussian, of known entries",
     "BetaBinomial": "Beta-binomial",
     "ContinuousBernoulli": "Continuous Bernoulli",
     "DiscretizedGaussian": "Discretized Gaussian",
@@ -92,6 +94,7 @@ def model(run: Run) -> str:
         return in_words(spec)
     words = [] if "posterior" in spec["encoder"] else ["Autoencoder"]
     network = find(spec["encoder"], "network") or spec["encoder"]
+    network = network.get("network", network)  # behind what prepares the counts
     widths = network["channels"] if "channels" in network else network.get("hidden", [])
     words.append(f"{in_words(network)} {'-'.join(map(str, widths))}".strip())
     for part, usual in (("posterior", "MeanFieldGaussian"), ("prior", "StandardNormal")):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_tutorial.data import sources, toy
+from vae_tutorial.data import sources, tables, toy
 from vae_tutorial.data.sources import Dataset, Split
 
 # A new source is one entry: what it is called, and what makes a data set of the data's folder.
@@ -23,6 +23,9 @@ LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "digits": lambda root: sources.load_digits(),
     "textures": lambda root: sources.load_textures(),
     **{name: lambda root, name=name: toy.load(name) for name in toy.NAMES},
+    "python-tokens": lambda root: tables.load_tokens(),
+    "fertility": lambda root: tables.load_fertility(),
+    **{name: lambda root, of=of: tables.load_missing(*of) for name, of in tables.MISSING.items()},
 }
 
 
@@ -45,6 +48,8 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
       12,000 / 600 / 3,000. No pixel of a photograph is in two splits.
     - ``"gaussian"``, ``"gaussian-rotated"``, ``"mixture"``, ``"ring"``, ``"pinwheel"``: the points
       of :mod:`vae_tutorial.data.toy`.
+    - ``"python-tokens"``, ``"fertility"``, ``"breast-cancer-30-0"`` and its like: the rows of
+      :mod:`vae_tutorial.data.tables`.
 
     Args:
         name: by default what the environment variable ``VAE_TUTORIAL_DATASET`` says, or MNIST.
