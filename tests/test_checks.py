@@ -85,6 +85,15 @@ def stacked(*args, flip=True, sign=-1):
     return total - (z**2 / 2).sum(-1) - z.shape[-1] * log(2 * pi) / 2
 
 
+def radii(points, k):
+    """From each point to its k-th nearest other one."""
+    return torch.cdist(points, points).sort(1).values[:, k]
+
+
+def covered(real, drawn, k):
+    return (torch.cdist(drawn, real) <= radii(real, k)).any(1).double().mean()
+
+
 # fmt: off
 # The right number by another derivation; its decimals; wrong ones, each with a word of its hint.
 NUMBERS = {
@@ -164,6 +173,9 @@ NUMBERS = {
         1.645: "noise of the entry alone", 1.645 / 2**0.5: "uncertainty alone", 1.645 * 2**0.5: "without having seen",
         1.5**0.5: "one standard deviation", 1.645 * 1.5: "a variance", 1.645 * (1 + 0.5**0.5): "do not add",
         3.29 * 1.5**0.5: "whole interval", 0.5: "Var"}),
+    "ch20-compression": (1024**2 * 3 / 128**2 / 4 / 2, 1, {
+        48: "Count bits", 96: "in the bits", 8: "Three colours", 6: "4 channels", 1 / 24: "Upside down: how",
+        3: "Divide"}),
 }
 
 # A right answer r; wrong ones, which are called with r and then the arguments; words of the hints.
@@ -355,6 +367,16 @@ FUNCTIONS = {
         "not the other way": lambda r, x, z, q: (z - x - q) / log(2),
         "You averaged": lambda r, *args: r(*args).mean(), "You summed": lambda r, *args: r(*args).sum(),
         "Two pushes": lambda r, *args: r(*args) + 1}),
+    "ch20-guidance": (lambda a, b, w: (1 - w) * a + w * b, {
+        "one less": lambda r, a, b, w: r(a, b, w + 1), "other way": lambda r, a, b, w: b + w * (a - b),
+        "the difference": lambda r, a, b, w: a + w * b, "missing": lambda r, a, b, w: w * b,
+        "No average": lambda r, a, b, w: (a + w * b) / (1 + w), "v_none": lambda r, *args: r(*args) + 1}),
+    "ch20-precision": (covered, {
+        "Leave it out": lambda r, x, y, k: r(x, y, k - 1), "recall": lambda r, x, y, k: r(y, x, k),
+        "any of them": lambda r, x, y, k: (torch.cdist(y, x) <= radii(x, k)).double().mean(),
+        "of its own": lambda r, x, y, k: (torch.cdist(y, x).min(1).values <= radii(x, k).mean()).double().mean(),
+        "The share is": lambda r, x, y, k: r(x, y, k) * len(y), "outside": lambda r, *args: 1 - r(*args),
+        "neighbour's distance": lambda r, *args: r(*args) + 1}),
 }
 # fmt: on
 RIGHT = {name: row[0] for name, row in (NUMBERS | FUNCTIONS).items()}

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from vae_tutorial import VAE, elbo, evaluate, fit
 from vae_tutorial.data import Dataset, Split
-from vae_tutorial.exchange import draw, posteriors_of, prior_cross_entropy
+from vae_tutorial.exchange import draw, posteriors_of, prior_cross_entropy, standardized
 from vae_tutorial.priors import MixtureOfGaussians, StandardNormal
 from vae_tutorial.randomness import seeded
 
@@ -27,6 +27,26 @@ def test_posteriors_are_the_encoders_and_name_their_encoder():
     assert posteriors_of(vae, SOURCE).sha256 == codes.sha256
     assert posteriors_of(other, SOURCE).sha256 != codes.sha256
     assert posteriors_of(VAE(vae.encoder, other.decoder, vae.prior), SOURCE).sha256 == codes.sha256
+
+
+def test_standardized_codes_have_mean_zero_and_variance_one_together():
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(3000, 2, 4, generator=random) * 3 + torch.tensor([1.0, 2.0, 5.0, 9.0])
+    rows[:, 1] = rows[:, 1].abs() * 0.5
+    parts = [Split(part, torch.zeros(len(part)).long()) for part in rows.split((2000, 500, 500))]
+    source = Dataset("codes", *parts, (), "made")
+    codes, shift, factor = standardized(source)
+    with seeded(0):
+        before, after = draw(source.train.examples, 200), draw(codes.train.examples, 200)
+    assert float(before.mean()) == pytest.approx(shift, abs=0.01)
+    assert float(before.std()) == pytest.approx(1 / factor, rel=0.01)
+    assert float(after.mean()) == pytest.approx(0, abs=0.01)
+    assert float(after.std()) == pytest.approx(1, abs=0.01)
+    test = (source.test.examples[:, 0] - shift) * factor  # those of training, on every split
+    torch.testing.assert_close(codes.test.examples[:, 0], test)
+    torch.testing.assert_close(codes.test.examples[:, 1], source.test.examples[:, 1] * factor)
+    assert codes.sha256 != source.sha256
+    assert codes.sha256 == standardized(source)[0].sha256
 
 
 def test_draws_have_the_posteriors_mean_and_scale():

@@ -57,6 +57,55 @@ def test_residual_networks_have_the_blocks_asked_for_and_end_in_float32():
         assert 0 < (rounded - exact).abs().max() < 0.2 * exact.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("shape", "grid"), [((1, 28, 28), (7, 7)), ((3, 5, 7), (1, 1)), ((2, 9, 6), (2, 1))]
+)
+def test_grid_networks_keep_the_grid(shape, grid):
+    """Odd sizes too; channel by channel, so that half of the numbers are half of the channels."""
+    torch.manual_seed(0)
+    h, w = grid
+    encoder = n.GridEncoder(shape, [2 * 3 * h * w], [4, 6])
+    decoder = n.GridDecoder([3 * h * w], shape, [6, 4, 5], blocks=2)
+    x, z = torch.rand(5, *shape), torch.randn(5, 3 * h * w)
+    out = encoder(x)
+    assert out.shape == (5, 6 * h * w)
+    assert decoder(z).shape == x.shape
+    torch.testing.assert_close(encoder.layers(x).flatten(1), out)
+    assert encoder.layers(x).shape == (5, 6, h, w)
+    for network, given in ((encoder, x), (decoder, z)):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network(given).dtype == torch.float32
+
+
+def test_a_position_of_the_grid_sees_its_neighbourhood_alone():
+    torch.manual_seed(0)
+    encoder, decoder = (
+        n.GridEncoder((1, 64, 64), 2 * 16 * 16, [3, 3]),
+        n.GridDecoder(256, (1, 64, 64), [3, 3, 3]),
+    )
+    x = torch.rand(1, 1, 64, 64)
+    other = x.clone()
+    other[..., 0, 0] += 1
+    changed = (encoder(x) != encoder(other)).reshape(2, 16, 16).any(0)
+    assert changed[0, 0]
+    assert not changed[8:].any()
+    assert not changed[:, 8:].any()
+    z = torch.randn(1, 256)
+    other = z.clone()
+    other[0, 0] += 1
+    changed = (decoder(z) != decoder(other)).reshape(64, 64)
+    assert changed[0, 0]
+    assert not changed[40:].any()
+    assert not changed[:, 40:].any()
+
+
+def test_a_grid_that_does_not_divide_is_named():
+    with pytest.raises(ValueError, match="multiple of 49"):
+        n.GridEncoder((1, 28, 28), 100)
+    with pytest.raises(ValueError, match="in_shape holds 20"):
+        n.GridDecoder(20, (1, 28, 28))
+
+
 def test_convolutional_networks_can_start_as_torch_does():
     torch.manual_seed(0)
     for he_start, low, high in ((True, 0.03, 1), (False, 0, 0.02)):

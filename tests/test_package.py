@@ -23,7 +23,7 @@ LAYERS = (
     ("batches", "history", "checkpoint"),
     ("models.vae", "models.autoencoder", "objectives"),
     ("evaluate",),
-    ("exchange", "detection", "missing"),
+    ("exchange", "detection", "missing", "coverage"),
     ("fit", "models", "latent", "style", "diagrams"),
     ("runs", "plots", "checks"),
     ("coding", "measure"),

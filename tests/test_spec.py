@@ -21,7 +21,7 @@ from torch import nn
 import vae_tutorial as vt
 from vae_tutorial import MLP, Bernoulli, Part, build, elbo, evaluate, likelihoods, spec
 from vae_tutorial.data import floats
-from vae_tutorial.models import ladder, pixelcnn, vqvae
+from vae_tutorial.models import classifier, ladder, pixelcnn, sharp_decoder, vqvae
 from vae_tutorial.models.flow_matching import FlowMatching
 from vae_tutorial.models.transformer import CodeTransformer
 from vae_tutorial.networks import TimeMLP
@@ -58,6 +58,9 @@ PARTS = [
     lambda: ladder.HierarchicalVAE(SHAPE, Bernoulli(SHAPE, greys=True), (4,), (6,)),
     lambda: vt.ConvEncoder(SHAPE, 9, [4, 6], 5, activation=nn.Tanh), lambda: vt.ConvDecoder(3, SHAPE, (6, 4), 5),
     lambda: vt.networks.ResidualEncoder(SHAPE, 9, [4, 6], 2, 3), lambda: vt.networks.ResidualDecoder(3, SHAPE, [6, 4], 0),
+    lambda: vt.networks.GridEncoder(SHAPE, 24, [4, 6]), lambda: vt.networks.GridDecoder(8, SHAPE, (6, 4, 3)),
+    lambda: classifier.Classifier(SHAPE, 3, (4, 6), 5), lambda: sharp_decoder.PatchDiscriminator(SHAPE, (3, 4)),
+    lambda: sharp_decoder.SharpDecoder(tiny_vae(SHAPE), classifier.Classifier(SHAPE, 3, (4,), 5), None, "abc"),
     lambda: vt.MLP(3, 2, linear=vt.networks.HeLinear),
     lambda: FullCovarianceGaussian(3, None), lambda: AutoregressiveFlow(3, hidden=(4,)), lambda: MixtureOfGaussians(3, 2),
     lambda: StackedFlow([AutoregressiveFlow(3, hidden=(4,)) for _ in range(2)]),

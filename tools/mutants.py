@@ -103,6 +103,17 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("- _FRAME)", ")"),
         ("or bool(scores.isnan().any())", ""),
     ],
+    "coverage": [
+        ("kthvalue(k + 1, dim=1)", "kthvalue(k, dim=1)"),
+        ("<= radii).any(1)", "<= radii).all(1)"),
+        ("inside(real, drawn, neighbour_radii(drawn, k))", "inside(drawn, real, neighbour_radii(real, k))"),
+        ("/ len(hits) ** 0.5", ""),
+    ],
+    "exchange": [
+        ("+ scale.square().mean()", ""),
+        ("* factor, scale * factor]", "* factor, scale]"),
+        ('recipe = f"standardized {codes.recipe or codes.sha256}"', "recipe = codes.recipe"),
+    ],
     "missing": [
         ("(pixels * where)", "(pixels * ~where)"),
         ("vae.prior().log_prob(z) - proposal.log_prob(z)", "vae.prior().log_prob(z)"),
@@ -156,6 +167,7 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("after[:, None] >= before", "after[:, None] > before"),
         ("last[:, None] > degrees[-1]", "last[:, None] >= degrees[-1]"),
         ("output_padding=odd", "output_padding=0"),
+        ("each = _per_position(self.out_shape, h >> n, w >> n", "each = _per_position(self.out_shape, h >> n, h >> n"),
     ],
     "posteriors": [
         ("diagonal.unsqueeze(-1) * unit", "diagonal.unsqueeze(-2) * unit"),
@@ -230,6 +242,19 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("if self.first:\n            left = left[..., :-1]", "if False:\n            left = left"),
         ("above = F.pad(rows, (0, 0, 1, 0))[..., :-1, :]", "above = rows"),
         ("/ temperature", "* temperature"),
+    ],
+    "models/classifier": [
+        ("dim=1, eps=1e-6", "dim=2, eps=1e-6"),
+        (".mean((1, 2))", ".sum((1, 2))"),
+        ("logits.argmax(1) != labels", "logits.argmax(1) == labels"),
+    ],
+    "models/sharp_decoder": [
+        ("weight.detach()", "weight"),
+        ("opponent(y.detach())", "opponent(y)"),
+        ("F.relu(1 + made)", "F.relu(1 - made)"),
+        ("self.vae.encoder.requires_grad_(False)", "pass"),
+        (" / _slope(mistrust, y)", ""),
+        ("50 * (y - x).square()", "(y - x).square()"),
     ],
     "data/__init__": [
         ("split.images > threshold", "split.images >= threshold"),

@@ -36,6 +36,28 @@ def posteriors_of(vae: VAE, source: Dataset, *, batch_size: int = 1000) -> Datas
     return Dataset(f"{source.name}-posteriors", *map(encode, source.splits), source.classes, recipe)
 
 
+def standardized(codes: Dataset) -> tuple[Dataset, float, float]:
+    """Posteriors (N, 2, D) shifted and scaled, so that all numbers of all codes have mean 0, variance 1.
+
+    One shift and one factor for every dimension, as in front of the priors of latent diffusion models
+    (Rombach et al. 2022, appendix G, has the factor alone). They come from the training images: the
+    mean of all means, and one over the standard deviation of codes, Var(mean) + E[scale^2].
+
+    Returns:
+        The new data set, the shift, and the factor: a new code is (old - shift) * factor.
+    """
+    mean, scale = codes.train.examples.double().unbind(1)
+    shift = float(mean.mean())
+    factor = 1 / float((mean.var(correction=0) + scale.square().mean()).sqrt())
+
+    def change(split: Split) -> Split:
+        mean, scale = split.examples.unbind(1)
+        return Split(torch.stack([(mean - shift) * factor, scale * factor], 1), split.labels)
+
+    recipe = f"standardized {codes.recipe or codes.sha256}"
+    return Dataset(codes.name, *map(change, codes.splits), codes.classes, recipe), shift, factor
+
+
 def draw(posteriors: Tensor, samples: int = 1) -> Tensor:
     """Codes (S, N, D) from posteriors (N, 2, D)."""
     mean, scale = posteriors.unbind(1)

@@ -5,6 +5,8 @@ posterior or the likelihood behind it (its ``param_shape`` is the ``out_shape`` 
 without positive whole numbers is a ValueError, as is an input of another shape than ``in_shape``.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -394,6 +396,103 @@ class ResidualDecoder(_Body):
                 HeConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd),
             ]
         self.layers = nn.Sequential(*layers[:-1], _InFloat32(layers[-1]))
+
+
+def _per_position(shape: Shape, h: int, w: int, name: str) -> int:
+    """How many of the numbers of a shape each position of an h x w grid gets, or a ValueError."""
+    channels, rest = divmod(prod(shape), h * w)
+    if rest:
+        raise ValueError(
+            f"{name} holds {prod(shape)} numbers, which do not divide over the grid of {h} x {w} "
+            f"positions that halving leaves; take a multiple of {h * w}"
+        )
+    return channels
+
+
+class GridEncoder(_Body):
+    """A fully convolutional encoder: its output is a small image, flattened, channel by channel.
+
+    :class:`ResidualEncoder` ends in a linear layer, in which every output sees the whole image. Here
+    a last convolution of kernel 3 gives each position of the halved image a few numbers of its own,
+    as the encoders inside latent diffusion models do: Rombach et al. (2022), section 3.1. So with a
+    mean-field Gaussian behind it of ``latent_dim = k h w``, the latent is a grid (k, h, w).
+
+    Args:
+        in_shape: (C, H, W) of one image; n sizes leave a grid of (H / 2^n, W / 2^n), rounded down.
+        out_shape: shape of the output; its numbers must divide over the positions of the grid.
+        channels: of each size: half of the image's, a quarter, ...
+        blocks: how many residual blocks each size has.
+        activation: the non-linearity.
+
+    Shape:
+        ``(B, C, H, W) -> (B, *out_shape)``
+
+    Example:
+        >>> GridEncoder((1, 28, 28), 2 * 4 * 7 * 7)(torch.zeros(16, 1, 28, 28)).shape
+        torch.Size([16, 392])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: int | Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        activation: type[nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        n = len(as_shape(channels, "channels"))
+        c, h, w = as_image_shape(in_shape, "in_shape", n)
+        each = _per_position(self.out_shape, h >> n, w >> n, "out_shape")
+        layers: list[nn.Module] = [_ChannelsLast()]
+        for before, after in pairwise([c, *channels]):
+            layers += [HeConv2d(before, after, kernel_size=4, stride=2, padding=1)]
+            layers += [ResidualBlock(after, activation) for _ in range(blocks)]
+        last = _InFloat32(HeConv2d(channels[-1], each, 3, padding=1))
+        self.layers = nn.Sequential(*layers, activation(), last)
+
+
+class GridDecoder(_Body):
+    """The path back: :class:`GridEncoder` upside down, from a flattened small image to a large one.
+
+    Args:
+        in_shape: the latent's shape, usually ``latent_dim``; its numbers must divide over the grid.
+        out_shape: (C, H, W) of the output, usually ``likelihood.param_shape``.
+        channels: of each size, the smallest first, that of the output last: one more than halvings.
+        blocks: how many residual blocks each size has but the last.
+        activation: the non-linearity.
+
+    Shape:
+        ``(B, *in_shape) -> (B, C, H, W)``
+
+    Example:
+        >>> GridDecoder(4 * 7 * 7, (1, 28, 28))(torch.zeros(16, 196)).shape
+        torch.Size([16, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        in_shape: int | Sequence[int],
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32, 16),
+        blocks: int = 1,
+        activation: type[nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        n = len(as_shape(channels, "channels")) - 1
+        c, h, w = as_image_shape(out_shape, "out_shape", n)
+        each = _per_position(self.in_shape, h >> n, w >> n, "in_shape")
+        layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, (each, h >> n, w >> n))]
+        layers += [_ChannelsLast(), HeConv2d(each, channels[0], 3, padding=1)]
+        for i, (before, after) in enumerate(pairwise(channels), start=1):
+            odd = ((h >> n - i) % 2, (w >> n - i) % 2)
+            layers += [ResidualBlock(before, activation) for _ in range(blocks)]
+            layers += [
+                activation(),
+                HeConvTranspose2d(before, after, 4, stride=2, padding=1, output_padding=odd),
+            ]
+        last = _InFloat32(HeConv2d(channels[-1], c, 3, padding=1))
+        self.layers = nn.Sequential(*layers, activation(), last)
 
 
 class MaskedLinear(nn.Linear):

@@ -29,6 +29,8 @@ NOTHING = "–"
 WORDS = {  # for the name of a class, where it is not clear enough
     "NegativeBinomial": "Negative binomial",
     "Observed": "Gaussian, of known entries",
+    "GridEncoder": "fully convolutional",
+    "SharpDecoder": "Decoder trained on",
     "BetaBinomial": "Beta-binomial",
     "ContinuousBernoulli": "Continuous Bernoulli",
     "DiscretizedGaussian": "Discretized Gaussian",
@@ -191,6 +193,10 @@ SHOWN: Columns = {
         if "test_codes_used" in runs[0]["metrics"]
         else NOTHING
     ),
+    "Squared error": lambda runs: metric(runs, "squared", WITH_ERROR),
+    "Absolute error": lambda runs: metric(runs, "absolute", WITH_ERROR),
+    "Regression loss": lambda runs: metric(runs, "loss", WITH_ERROR),
+    "Classes wrong": lambda runs: metric(runs, "error", "{:.1%}\u00a0±\u00a0{:.1%}"),
     "Codes used": lambda runs: metric(runs, "codes_used", "{:.0%}"),
     "Perplexity": lambda runs: metric(runs, "perplexity", "{:.1f}"),
     "Bits per code": lambda runs: metric(runs, "bits", "{:.3f}\u00a0±\u00a0{:.3f}"),

@@ -4,6 +4,8 @@ Lipman et al. (2023); Liu et al. (2023) and Albergo & Vanden-Eijnden (2023) foun
 time. Time runs from noise at t = 0 to data at t = 1.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, TransformedDistribution
