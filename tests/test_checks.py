@@ -149,6 +149,12 @@ NUMBERS = {
     "ch19-least": (1.5 * pi, 2, {
         4.5 * pi: "one s", pi / 2: "for s = 1", 0.75 * pi: "arc tangent", 3 * pi: "Half of that",
         0: "something stays", 2: "The integral"}),
+    "ch18-information": (1.5 * log(2), 3, {
+        log(3): "equal shares", 1.5: "bits", log(4): "rare class", (log(2) + 2 * log(4)) / 3: "shares",
+        0.3: "average it"}),
+    "ch18-alpha": (500_000 / 49_900, 2, {
+        5000: "How many terms", 10: "unlabelled", 5000 / 49_900: "100 times", 100 / 49_900: "And alpha",
+        7: "divided by"}),
     "ch17-auroc": (sum((t > s) + (t == s) / 2 for s in (1, 3, 4, 6) for t in (2, 4, 5)) / 12, 3, {
         0.5: "counts for a half", 7 / 12: "not for one", 5.5 / 12: "other way", 6.5: "Divide",
         0.9: "12 pairs"}),
@@ -335,6 +341,24 @@ FUNCTIONS = {
         "spread of one": lambda r, f, e: (r(f, e)[0], r(f, e)[1] * len(e) ** 0.5),
         "by the square root": lambda r, f, e: (r(f, e)[0], r(f, e)[1] / len(e) ** 0.5),
         "over the square root": lambda r, f, e: (r(f, e)[0], 0)}),
+    "ch18-unlabelled": (lambda a, q: (q * a - torch.xlogy(q, q)).sum(-1), {
+        "is missing": lambda r, a, q: (q * a).sum(-1),
+        "in favour": lambda r, a, q: (q * a + torch.xlogy(q, q)).sum(-1),
+        "not the loss": lambda r, a, q: -r(a, q), "largest value": lambda r, a, q: a.logsumexp(-1),
+        "not equally": lambda r, a, q: a.mean(-1) - torch.xlogy(q, q).sum(-1),
+        "Sum over the labels": lambda r, a, q: q * a - torch.xlogy(q, q),
+        "over the batch": lambda r, a, q: r(a, q).mean(),
+        "xlogy": lambda r, a, q: (q * (a - q.log())).sum(-1),
+        "adds nothing": lambda r, a, q: r(a, q) + (q == 0).any(-1),
+        "Sum q": lambda r, a, q: r(a, q) + 1}),
+    "ch18-kl": (lambda m, v, a, b: 0.5 * ((m - a) ** 2 / b.exp() + (v - b).exp() - 1 - v + b).sum(-1), {
+        "standard normal": lambda r, m, v, a, b: r(m, v, 0 * a, 0 * b),
+        "other way round": lambda r, m, v, a, b: r(a, b, m, v),
+        "squared distance": lambda r, m, v, a, b: r(m, v, m, b) + 0.5 * ((m - a) ** 2).sum(-1),
+        "ratio": lambda r, m, v, a, b: r(m, v, a, b) + 0.5 * (v.exp() - (v - b).exp()).sum(-1),
+        "Sum over the latent": lambda r, m, v, a, b: 0.5 * ((m - a) ** 2 / b.exp() + (v - b).exp() - 1 - v + b),
+        "do not average": lambda r, *args: r(*args) / 4, "over the batch": lambda r, *args: r(*args).sum(),
+        "Half the sum": lambda r, *args: r(*args) + 1}),
     "ch17-alarms": (lambda v, t, share: t > torch.quantile(v, 1 - share), {
         "from the test images": lambda r, v, t, share: r(t, t, share),
         "below": lambda r, v, t, share: r(v, t, 1 - share),

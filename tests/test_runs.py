@@ -27,6 +27,8 @@ from vae_tutorial import build, data, evaluate, fit, fit_or_load, load_run, runs
 from vae_tutorial.checkpoint import write_atomically
 from vae_tutorial.data import Dataset, Split, toy
 from vae_tutorial.exchange import posteriors_of
+from vae_tutorial.models.conditional import ConditionalVAE
+from vae_tutorial.models.semisupervised import few_labels
 from vae_tutorial.models.vqvae import codes_of
 from vae_tutorial.randomness import seeded
 from vae_tutorial.schedules import LinearWarmUp, OneCycle
@@ -425,6 +427,9 @@ BOUNDS = {
     "fashion-mnist/latent-image-0.01": -175, "fashion-mnist/latent-image-short-1.0": -595, "fashion-mnist/latent-image-short-0.1": -370, "fashion-mnist/latent-image-short-0.01": -32, "fashion-mnist/latent-sharp-*": 2.45, "fashion-mnist/classifier-*": 0.1, "mnist-posteriors/*": -0.04, "mnist-binarized-posteriors/*": -4.9,
     "cifar10-posteriors/flows-0": -9.5, "cifar10-posteriors/residual-flows": -55, "cifar10/conv": 14970, "cifar10/conv-?": 15010, "cifar10/conv-64d-?": 14900, "cifar10/dense-?": 15430, "cifar10/small-?": 15850, "cifar10/residual": 13200,
     "textures/conv": 3700, "textures/conv-?": 3700, "textures/conv-4d-?": 3800, "textures/conv-64d-?": 3610, "textures/conv-256d-?": 3620, "textures/wide-0": 3700, "textures/dense-?": 3720, "textures/small-?": 3830,
+    "mnist/label-none-?": 102, "mnist/label-given-?": 98.5, "mnist/label-given-2d": 133,
+    "mnist-few-labels/*-100-?": 0.27, "mnist-few-labels/*-1000-?": 0.125, "mnist-posteriors-few-labels/m1-m2-at-once-*": 0.3,
+    "mnist-posteriors-few-labels/m1-m2-1*": 0.135, "mnist-posteriors-few-labels/m1-1*": 0.24,
     "fashion-mnist/v*": 0.05, "fashion-mnist-codes/*": 2.7,
     "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/vae": 3.3, "mixture/matching": 3.2, "mixture/warm-up-?": 3.7, "mixture/plain-?": 4.3, "ring/*": 3.6, "pin*": 4.1,
     "python-tokens/negative-*": 205, "python-tokens/linear-?": 213, "python-tokens/poisson-?": 275, "breast-cancer-*/*": 26, "fertility/*": -43,
@@ -489,7 +494,12 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
     files = bytes_in(ARTIFACTS / name)
     if run.model is None:  # a further seed, as the first one keeps its weights; or numbers alone
         alone = identity["settings"]["seed"] > 0 or name.startswith(
-            ("mnist/levels-", "mnist/gradient-")
+            (
+                "mnist/levels-",
+                "mnist/gradient-",
+                "mnist-few-labels/",
+                "mnist-posteriors-few-labels/",
+            )
         )
         assert (sorted(files), alone) == ([JSON], True)
     else:
@@ -545,6 +555,9 @@ def dataset(name, sha256=None):
     if name.endswith("-binarized"):
         source = dataset(name.removesuffix("-binarized"))
         return source and data.binarized(source)
+    if name.endswith("-few-labels"):  # the one run that kept its weights
+        source = dataset(name.removesuffix("-few-labels"))
+        return source and few_labels(source, 100, unlabelled=10_000, repeats=20)
     if name.endswith("-posteriors"):  # of the model whose weights the checksum names
         source = dataset(name.removesuffix("-posteriors"))
         models = (load_run(run, root=ARTIFACTS).model for run in ENCODERS[name]) if source else ()
@@ -571,7 +584,12 @@ COLLAPSED = "mnist/start-torch-*"  # which is what chapter 8 shows
 )
 def test_models_of_mnist_know_the_bundled_digits(name, digits):
     x = data.to_float(digits.test.images[:100])
-    redrawn = load_run(name, root=ARTIFACTS).model.reconstruct(x)
+    model = load_run(name, root=ARTIFACTS).model
+    labels = digits.test.labels[:100]
+    conditional = isinstance(model, ConditionalVAE)
+    redrawn = (
+        model.decode(model.encode(x, labels), labels) if conditional else model.reconstruct(x)
+    ).detach()
     own, other = ((redrawn - y).square().sum((1, 2, 3)).mean() for y in (x, x.roll(1, 0)))
     share = 0.85 if name.endswith("ae-size-1") else 0.75  # one number tells less
     assert own < share * other  # each image is told from the next

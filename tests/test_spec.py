@@ -21,7 +21,15 @@ from torch import nn
 import vae_tutorial as vt
 from vae_tutorial import MLP, Bernoulli, Part, build, elbo, evaluate, likelihoods, spec
 from vae_tutorial.data import floats
-from vae_tutorial.models import classifier, ladder, pixelcnn, sharp_decoder, vqvae
+from vae_tutorial.models import (
+    classifier,
+    conditional,
+    ladder,
+    pixelcnn,
+    semisupervised,
+    sharp_decoder,
+    vqvae,
+)
 from vae_tutorial.models.flow_matching import FlowMatching
 from vae_tutorial.models.transformer import CodeTransformer
 from vae_tutorial.networks import TimeMLP
@@ -63,6 +71,12 @@ PARTS = [
     lambda: sharp_decoder.SharpDecoder(tiny_vae(SHAPE), classifier.Classifier(SHAPE, 3, (4,), 5), None, "abc"),
     lambda: vt.MLP(3, 2, linear=vt.networks.HeLinear),
     lambda: FullCovarianceGaussian(3, None), lambda: AutoregressiveFlow(3, hidden=(4,)), lambda: MixtureOfGaussians(3, 2),
+    lambda: conditional.ConditionalVAE(
+        conditional.ConditionalEncoder(conditional.LabelledMLP(SHAPE, 4, 3, (5, 4), nn.Tanh), vt.MeanFieldGaussian(2)),
+        conditional.ConditionalDecoder(conditional.LabelledMLP(2, SHAPE, 3), Bernoulli(SHAPE)), conditional.ClassPrior(2, 3)),
+    lambda: semisupervised.SemiSupervisedVAE(vt.MLP(SHAPE, 3), conditional.ConditionalVAE(
+        conditional.ConditionalEncoder(conditional.LabelledMLP(SHAPE, 4, 3), vt.MeanFieldGaussian(2)),
+        conditional.ConditionalDecoder(conditional.LabelledMLP(2, SHAPE, 3), Bernoulli(SHAPE)), vt.StandardNormal(2))),
     lambda: StackedFlow([AutoregressiveFlow(3, hidden=(4,)) for _ in range(2)]),
     lambda: CodeTransformer(4, (2, 2), width=4, layers=1, heads=2), lambda: vqvae.FiniteScalarQuantizer((4, 3)),
     lambda: FlowMatching(TimeMLP(3, width=4, classes=2), steps=5),

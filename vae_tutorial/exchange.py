@@ -44,7 +44,7 @@ def standardized(codes: Dataset) -> tuple[Dataset, float, float]:
     mean of all means, and one over the standard deviation of codes, Var(mean) + E[scale^2].
 
     Returns:
-        The new data set, the shift, and the factor: a new code is (old - shift) * factor.
+        A tuple of the new data set, the shift and the factor. A new code is (old - shift) * factor.
     """
     mean, scale = codes.train.examples.double().unbind(1)
     shift = float(mean.mean())

@@ -43,6 +43,8 @@ WORDS = {  # for the name of a class, where it is not clear enough
     "AutoregressiveFlow": "Autoregressive flow",
     "MixtureOfGaussians": "Mixture of Gaussians",
     "FullCovarianceGaussian": "Full-covariance Gaussian",
+    "SemiSupervisedVAE": "M2",
+    "LabelledMLP": "conditional MLP",
     "ConvEncoder": "convolutional",
     "ResidualEncoder": "residual",
 }
@@ -200,6 +202,7 @@ SHOWN: Columns = {
     "Codes used": lambda runs: metric(runs, "codes_used", "{:.0%}"),
     "Perplexity": lambda runs: metric(runs, "perplexity", "{:.1f}"),
     "Bits per code": lambda runs: metric(runs, "bits", "{:.3f}\u00a0±\u00a0{:.3f}"),
+    "Errors": lambda runs: metric(runs, "error", "{:.1%}\u00a0±\u00a0{:.1%}"),
 }
 MADE: Columns = {
     "Run": one_of,
