@@ -25,21 +25,20 @@ UNKNOWN = -1  # in the place of a label that is missing
 class SemiSupervisedVAE(Part):
     """M2: a conditional VAE, a uniform p(y), and q(y|x) = softmax of a network's K numbers.
 
-        Args:
-            classifier: a network from images (B, C, H, W) to logits (B, K).
-            vae: a conditional VAE of K classes, with a mean-field Gaussian posterior.
+    Args:
+        classifier: a network from images (B, C, H, W) to logits (B, K).
+        vae: a conditional VAE of K classes, with a mean-field Gaussian posterior.
 
-        Example:
-            >>> from vae_tutorial import MLP, Bernoulli, MeanFieldGaussian, StandardNormal
-            >>> from vae_tutorial.exchange import draw
-    from vae_tutorial.models.conditional import (
-            ...     ConditionalDecoder, ConditionalEncoder, ConditionalVAE, LabelledMLP)
-            >>> shape = (1, 28, 28)
-            >>> encoder = ConditionalEncoder(LabelledMLP(shape, 4, 10), MeanFieldGaussian(2))
-            >>> decoder = ConditionalDecoder(LabelledMLP(2, shape, 10), Bernoulli(shape))
-            >>> vae = ConditionalVAE(encoder, decoder, StandardNormal(2))
-            >>> SemiSupervisedVAE(MLP(shape, 10), vae).predict(torch.zeros(5, *shape)).shape
-            torch.Size([5])
+    Example:
+        >>> from vae_tutorial import MLP, Bernoulli, MeanFieldGaussian, StandardNormal
+        >>> from vae_tutorial.models.conditional import (
+        ...     ConditionalDecoder, ConditionalEncoder, ConditionalVAE, LabelledMLP)
+        >>> shape = (1, 28, 28)
+        >>> encoder = ConditionalEncoder(LabelledMLP(shape, 4, 10), MeanFieldGaussian(2))
+        >>> decoder = ConditionalDecoder(LabelledMLP(2, shape, 10), Bernoulli(shape))
+        >>> vae = ConditionalVAE(encoder, decoder, StandardNormal(2))
+        >>> SemiSupervisedVAE(MLP(shape, 10), vae).predict(torch.zeros(5, *shape)).shape
+        torch.Size([5])
     """
 
     def __init__(self, classifier: nn.Module, vae: ConditionalVAE) -> None:
