@@ -94,6 +94,18 @@ def covered(real, drawn, k):
     return (torch.cdist(drawn, real) <= radii(real, k)).any(1).double().mean()
 
 
+def mixed_radix(index, levels):
+    """The digits of whole numbers, by NumPy's own way of unravelling an index."""
+    return torch.from_numpy(np.stack(np.unravel_index(np.asarray(index), levels), 1))
+
+
+def attention(q, k, v, mask="causal"):
+    """One head, with torch's own attention."""
+    q, k, v = (torch.as_tensor(x)[None] for x in (q, k, v))
+    causal = mask is not None
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)[0]
+
+
 # fmt: off
 # The right number by another derivation; its decimals; wrong ones, each with a word of its hint.
 NUMBERS = {
@@ -155,6 +167,12 @@ NUMBERS = {
     "ch18-alpha": (500_000 / 49_900, 2, {
         5000: "How many terms", 10: "unlabelled", 5000 / 49_900: "100 times", 100 / 49_900: "And alpha",
         7: "divided by"}),
+    "ch21-index": (int("523", 16) // 256 * 16 + 2 * 4 + 3, 0, {
+        117: "count least", 171: "its own is not", 10: "weight of its own", 40: "levels behind"}),
+    "ch21-rate": (2304 + 3072 * log2(10), 0, {
+        2304: "coarse grid alone", 3072 * log2(10): "fine grid alone", 2304 * log(2) + 3072 * log(10): "in nats",
+        144 + 96 * log2(10): "256 places", 131072 + 1024000: "log2 K bits", 2304 + 1024 * 23: "multiply",
+        5: "its places"}),
     "ch17-auroc": (sum((t > s) + (t == s) / 2 for s in (1, 3, 4, 6) for t in (2, 4, 5)) / 12, 3, {
         0.5: "counts for a half", 7 / 12: "not for one", 5.5 / 12: "other way", 6.5: "Divide",
         0.9: "12 pairs"}),
@@ -359,6 +377,20 @@ FUNCTIONS = {
         "Sum over the latent": lambda r, m, v, a, b: 0.5 * ((m - a) ** 2 / b.exp() + (v - b).exp() - 1 - v + b),
         "do not average": lambda r, *args: r(*args) / 4, "over the batch": lambda r, *args: r(*args).sum(),
         "Half the sum": lambda r, *args: r(*args) + 1}),
+    "ch21-digits": (mixed_radix, {
+        "wrong order": lambda r, k, levels: r(k, levels).flip(1),
+        "count most": lambda r, k, levels: r(k, levels[::-1]).flip(1),
+        "Transposed": lambda r, k, levels: r(k, levels).T, "start at 0": lambda r, k, levels: r(k, levels) + 1,
+        "lattice points": lambda r, k, levels: 2 * r(k, levels) / (torch.tensor(levels) - 1) - 1,
+        "modulo": lambda r, k, levels: k[:, None] // torch.tensor(levels)}),
+    "ch21-attend": (lambda q, k, v: attention(q, k, v), {
+        "a mask is missing": lambda r, q, k, v: attention(q, k, v, None),
+        r"products by sqrt\(d\)": lambda r, q, k, v: r(3**0.5 * q, k, v), "not by d": lambda r, q, k, v: r(q / 3**0.5, k, v),
+        "before the softmax": lambda r, q, k, v: (q @ k.T / 3**0.5).softmax(1).tril() @ v,
+        "minus infinity": lambda r, q, k, v: (q @ k.T / 3**0.5).tril().softmax(1) @ v,
+        "along the rows": lambda r, q, k, v: (q @ k.T / 3**0.5 + torch.full((5, 5), -torch.inf).triu(1)).softmax(0) @ v,
+        "Not a number": lambda r, q, k, v: (q @ k.T + torch.full((5, 5), -torch.inf).triu(0)).softmax(1) @ v,
+        "equal shares": lambda r, q, k, v: r(0 * q, k, v), "places up to": lambda r, q, k, v: v}),
     "ch17-alarms": (lambda v, t, share: t > torch.quantile(v, 1 - share), {
         "from the test images": lambda r, v, t, share: r(t, t, share),
         "below": lambda r, v, t, share: r(v, t, 1 - share),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from tiny import random_images, tiny_vae
 from torch.distributions import Independent, Normal
 from torch.distributions import kl_divergence as torch_kl
@@ -340,3 +340,14 @@ def test_a_hierarchy_is_trained_on_the_weighted_bound_too(kind):
     for wrong in ({"kept": 1}, {"doubly": True}):
         with pytest.raises(ValueError, match="plain gradient"):
             o.iwae_elbo(model, x, **wrong)
+
+
+def test_label_loss_against_scipy():
+    logits = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(9) % 4
+    terms = o.label_loss(lambda x: logits, torch.zeros(9, 1, 2, 2), labels)
+    expected = -special.log_softmax(logits.double().numpy(), axis=1)[np.arange(9), labels]
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(terms["bits"], expected / np.log(2), rtol=1e-5)
+    assert terms["nats"] is terms["loss"]
+    np.testing.assert_array_equal(terms["error"], np.argmax(logits.numpy(), 1) != labels.numpy())

@@ -430,7 +430,7 @@ BOUNDS = {
     "mnist/label-none-?": 102, "mnist/label-given-?": 98.5, "mnist/label-given-2d": 133,
     "mnist-few-labels/*-100-?": 0.27, "mnist-few-labels/*-1000-?": 0.125, "mnist-posteriors-few-labels/m1-m2-at-once-*": 0.3,
     "mnist-posteriors-few-labels/m1-m2-1*": 0.135, "mnist-posteriors-few-labels/m1-1*": 0.24,
-    "fashion-mnist/v*": 0.05, "fashion-mnist-codes/*": 2.7,
+    "fashion-mnist/v*": 0.05, "fashion-mnist/fsq-[0-2]": 0.02, "fashion-mnist/fsq-wide-?": 0.012, "fashion-mnist/two-level-?": 0.014, "fashion-mnist/tokens-judge": 0.5, "fashion-mnist-codes/*": 2.7,
     "cifar10/v*": 0.01, "cifar10-codes/*": 5.7, "gaussian*": 4.47, "mixture/vae": 3.3, "mixture/matching": 3.2, "mixture/warm-up-?": 3.7, "mixture/plain-?": 4.3, "ring/*": 3.6, "pin*": 4.1,
     "python-tokens/negative-*": 205, "python-tokens/linear-?": 213, "python-tokens/poisson-?": 275, "breast-cancer-*/*": 26, "fertility/*": -43,
 }  # fmt: skip

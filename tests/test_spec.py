@@ -32,6 +32,7 @@ from vae_tutorial.models import (
 )
 from vae_tutorial.models.flow_matching import FlowMatching
 from vae_tutorial.models.transformer import CodeTransformer
+from vae_tutorial.models.vqvae2 import TwoLevelVQVAE
 from vae_tutorial.networks import TimeMLP
 from vae_tutorial.posteriors import FullCovarianceGaussian
 from vae_tutorial.priors import AutoregressiveFlow, MixtureOfGaussians, StackedFlow, VampPrior
@@ -79,6 +80,7 @@ PARTS = [
         conditional.ConditionalDecoder(conditional.LabelledMLP(2, SHAPE, 3), Bernoulli(SHAPE)), vt.StandardNormal(2))),
     lambda: StackedFlow([AutoregressiveFlow(3, hidden=(4,)) for _ in range(2)]),
     lambda: CodeTransformer(4, (2, 2), width=4, layers=1, heads=2), lambda: vqvae.FiniteScalarQuantizer((4, 3)),
+    lambda: TwoLevelVQVAE((1, 8, 8), vqvae.VectorQuantizer(4, 3), vqvae.FiniteScalarQuantizer((2, 2)), (4, 6)),
     lambda: FlowMatching(TimeMLP(3, width=4, classes=2), steps=5),
     lambda: VampPrior(vt.Encoder(vt.MLP(SHAPE, 6), vt.MeanFieldGaussian(3)), SHAPE, 2),
     lambda: likelihoods.Gaussian(SHAPE, noise="pixelwise"), lambda: likelihoods.ContinuousBernoulli(SHAPE),

@@ -261,6 +261,15 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("torch.where(dead[:, None], picks,", "torch.where(dead[:, None], torch.randn_like(picks),"),
         ("quantized = z + (entries - z).detach()", "quantized = entries"),
     ],
+    "models/vqvae2": [
+        ("self.join(torch.cat([fine, told], 1))", "self.join(torch.cat([fine, 0 * told], 1))"),
+        ("self.decoder(torch.cat([details, told], 1))", "self.decoder(torch.cat([details, 0 * told], 1))"),
+        ("terms[name] + more[name]", "terms[name]"),
+        ("self.eval()  # looking", "self.train(mode)  # looking"),
+        ("self.train(mode)\n        return codes", "return codes"),
+        ("(redrawn + 1) / 2).clamp(0, 1)", "(redrawn + 1) / 2)"),
+        ("Estimate(min(used))", "Estimate(max(used))"),
+    ],
     "models/pixelcnn": [
         ("if self.first:\n            left = left[..., :-1]", "if False:\n            left = left"),
         ("above = F.pad(rows, (0, 0, 1, 0))[..., :-1, :]", "above = rows"),

@@ -11,7 +11,7 @@ from math import log, prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_tutorial.models.vae import VAE
@@ -231,3 +231,15 @@ def bits_per_dimension(nats: float | Tensor, image_shape: tuple[int, ...]) -> fl
     Published ones are of likelihoods of the 8-bit values themselves: Theis et al. (2016).
     """
     return nats / (prod(image_shape) * log(2))
+
+
+def label_loss(classifier: nn.Module, x: Tensor, labels: Tensor) -> Terms:
+    """A classifier's exact negative log-likelihood of the labels (B,) of images (B, C, H, W).
+
+    ``loss`` and ``nats`` are the same number, ``bits`` are nats / ln 2, and ``error`` is 1 where the
+    likeliest class is not the label's, else 0; each (B,).
+    """
+    logits = classifier(x).float()
+    nats = F.cross_entropy(logits, labels, reduction="none")
+    error = (logits.argmax(1) != labels).float()
+    return {"loss": nats, "nats": nats, "bits": nats / log(2), "error": error}
