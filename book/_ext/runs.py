@@ -36,6 +36,9 @@ WORDS = {  # for the name of a class, where it is not clear enough
     "DiscretizedGaussian": "Discretized Gaussian",
     "DiscretizedLogistic": "Discretized logistic",
     "VQVAE": "VQ-VAE",
+    "TwoLevelVQVAE": "VQ-VAE on two levels",
+    "CodeTransformer": "Transformer",
+    "FlowMatching": "Flow matching",
     "GatedPixelCNN": "Gated PixelCNN",
     "LadderVAE": "Ladder VAE",
     "HierarchicalVAE": "Plain hierarchy",
@@ -91,11 +94,14 @@ def model(run: Run) -> str:
     """What the model is, in words: its kind where that is no VAE, its network, what is special."""
     spec = run["identity"]["model"]
     if quantizer := spec.get("quantizer"):
+        if levels := quantizer.get("levels"):
+            return f"{in_words(spec)}, lattice of {' · '.join(map(str, levels))}"
         return f"{in_words(spec)}, codebook " + (
             "learnt by gradient" if quantizer["decay"] is None else "of moving averages"
         )
     if "encoder" not in spec:
-        return in_words(spec)
+        words = in_words(spec)
+        return words[0].upper() + words[1:]
     words = [] if "posterior" in spec["encoder"] else ["Autoencoder"]
     network = find(spec["encoder"], "network") or spec["encoder"]
     network = network.get("network", network)  # behind what prepares the counts
