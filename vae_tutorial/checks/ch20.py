@@ -5,7 +5,10 @@ import torch
 from vae_tutorial.checks.protocol import ask, close, exercise, number, randn
 
 number(
-    "ch20-compression", 24.0, "A prior over pixels would have 24 times as many bits to draw.", 1
+    "ch20-compression",
+    24.0,
+    "In numbers it is 1 in 48; the numbers of the latent are twice as long.",
+    1,
 )(
     (48, "That counts numbers. Count bits: a pixel's number takes 8, a latent's 16."),
     (96, "Upside down in the bits: the pixels take 8 bits each, the latents 16."),
