@@ -19,7 +19,7 @@ number("ch22-zero", 0.2**0.5, "A Poisson of the same mean would say 0.135.", 3)(
 )
 
 
-@exercise("ch22-dispersion", "Moments are quick; maximum likelihood uses more of the data.")
+@exercise("ch22-dispersion", "Moments are quick; maximum likelihood is usually more precise.")
 def _dispersion(answer) -> None:
     random = torch.Generator().manual_seed(3)
     means = 5 * torch._standard_gamma(torch.full((4000,), 0.7), generator=random) / 0.7
