@@ -63,7 +63,8 @@ def _kl(answer) -> None:
     close(ask(answer, mean, log_variance, to, spread), each.sum(-1), hint, wrong)
 
 
-number("ch18-alpha", 500_000 / 49_900, "As loud as ten unlabelled images' worth of nats.")(
+praise = "One nat of the average cross-entropy weighs as much as ten of the average of -U."
+number("ch18-alpha", 500_000 / 49_900, praise)(
     (5000, "That stands before each term of the sum. How many terms does the average have?"),
     (10, "Close: divide by the number of *unlabelled* images."),
     (5000 / 49_900, "The sum over labelled images has 100 terms: it is 100 times their average."),

@@ -80,8 +80,9 @@ def semisupervised_elbo(
 ) -> dict[str, Tensor]:  # fmt: skip
     """M2's objective, Kingma et al. (2014), equations 6 to 9, one number per image.
 
-    With a label, -L(x, y) - alpha log q(y|x); without one, U(x), the sum over all labels. (Their
-    equation 9 is the sum of these over images, with alpha = 0.1 times the number of images.)
+    With a label, -L(x, y) - alpha log q(y|x); without one, -U(x), the sum over all labels. (In their
+    equation 9 alpha, 0.1 times the number of all images, stands before an expectation over the
+    labelled images. Here it stands before each term.)
 
     Args:
         model, x: the model, and images (B, C, H, W).
