@@ -167,8 +167,8 @@ NUMBERS = {
     "ch18-alpha": (500_000 / 49_900, 2, {
         5000: "How many terms", 10: "unlabelled", 5000 / 49_900: "100 times", 100 / 49_900: "And alpha",
         7: "divided by"}),
-    "ch21-index": (int("523", 16) // 256 * 16 + 2 * 4 + 3, 0, {
-        117: "count least", 171: "its own is not", 10: "weight of its own", 40: "levels behind"}),
+    "ch21-index": (float(np.ravel_multi_index((4, 0, 3, 1), (7, 5, 5, 3))), 0, {
+        284: "count least", 716: "its own is not", 2148: "its own is not", 8: "weight of its own", 40: "levels behind"}),
     "ch21-rate": (2304 + 3072 * log2(10), 0, {
         2304: "coarse grid alone", 3072 * log2(10): "fine grid alone", 2304 * log(2) + 3072 * log(10): "in nats",
         144 + 96 * log2(10): "256 places", 131072 + 1024000: "log2 K bits", 2304 + 1024 * 23: "multiply",

@@ -6,15 +6,13 @@ import torch
 
 from vae_tutorial.checks.protocol import Hint, ask, close, exercise, number, randn, tensor
 
-number("ch21-index", (5 * 4 + 2) * 4 + 3, "The first digit weighs 16, the second 4.", decimals=0)(
-    (5 + 8 * 2 + 32 * 3, "You let the first digit count least. Here it counts most."),
-    (
-        5 * 8 * 4 + 2 * 4 + 3,
-        "A digit weighs the product of the levels behind it, its own is not in it.",
-    ),
-    (5 + 2 + 3, "Each digit has a weight of its own."),
+number("ch21-index", ((4 * 5 + 0) * 5 + 3) * 3 + 1, "The first digit weighs 75, the second 15.", decimals=0)(
+    (4 + 0 * 7 + 3 * 35 + 1 * 175, "You let the first digit count least. Here it counts most."),
+    (4 * 175 + 0 * 25 + 3 * 5 + 1, "A digit weighs the product of the levels behind it, its own is not in it."),
+    (4 * 525 + 0 * 75 + 3 * 15 + 1 * 3, "A digit weighs the product of the levels behind it, its own is not in it."),
+    (4 + 0 + 3 + 1, "Each digit has a weight of its own."),
     (..., "A digit's weight is the product of the levels behind it."),
-)
+)  # fmt: skip
 
 number(
     "ch21-rate", 16 * 16 * 9 + 32 * 32 * log2(1000), "The fine grid takes most of them.", decimals=0
