@@ -599,8 +599,12 @@ def test_models_of_mnist_know_the_bundled_digits(name, digits):
     assert nats < before + 2 * abs(before)  # digits of another hand, but digits
 
 
+# An exact density of ten thousand codes takes minutes, so one of six speaks for its kind.
+LONG = [f"mnist-binarized-posteriors/matching-{run}" for run in ("1", "2", "long-?")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [n for n in WHOLE if not any(fnmatch(n, p) for p in LONG)])
 def test_the_stored_metrics_are_measured_again(name):
     run = load_run(name, root=ARTIFACTS)
     stored = run.info["identity"]["data"]
