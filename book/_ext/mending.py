@@ -55,7 +55,7 @@ def mend(soup: BeautifulSoup) -> None:
 
 def mend_names(soup: BeautifulSoup) -> None:
     """What is visible is part of the accessible name; all of a page lies in a landmark."""
-    for control in soup.select("[aria-label]"):
+    for control in soup.select('[aria-label]:not([role="img"])'):  # a picture's is its name
         if control.get_text(" ", strip=True).lower() not in control["aria-label"].lower():
             del control["aria-label"]  # a tooltip
     for summary in soup.select("summary"):
@@ -128,6 +128,7 @@ def draw_diagrams(soup: BeautifulSoup, folder: Path) -> None:
             svg = BeautifulSoup(drawing, "html.parser").svg
             for unread in svg.find_all(["title", "desc"]):
                 unread.decompose()  # a tooltip everywhere, and the image's text says it
+            svg.attrs.pop("aria-labelledby", None)
             svg.attrs |= {"role": "img", "aria-label": image["alt"], "class": "vae-diagram"}
             (image.parent if image.parent.name == "a" else image).replace_with(svg)
 
