@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vae_tutorial import evaluate
-from vae_tutorial.models.pixelcnn import GatedLayer, GatedPixelCNN, code_loss
+from vae_tutorial.models.pixelcnn import GatedLayer, GatedPixelCNN, _Drawing, code_loss
 from vae_tutorial.randomness import seeded
 
 
@@ -181,3 +181,20 @@ def test_bad_input_is_named():
         GatedPixelCNN(1, (4, 4))
     with pytest.raises(ValueError, match="odd"):
         GatedLayer(4, 2)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_draw_keeps_what_the_whole_network_would_find_again(kernel):
+    """Place by place, with what was found before, the logits are those of the whole grid."""
+    for model, labels in ((tiny(kernel=kernel), None), (classy(), torch.tensor([2, 0, 1]))):
+        height, width = model.grid
+        codes = torch.randint(0, model.num_codes, (3, height, width))
+        whole = model.logits(codes, labels)
+        with torch.no_grad():
+            drawing = _Drawing(model, 3, labels)
+            for y in range(height):
+                for x in range(width):
+                    found = drawing.logits()
+                    torch.testing.assert_close(found, whole[:, :, y, x].float(), msg=f"{y}, {x}")
+                    drawing.put(codes[:, y, x])
+                drawing.end_row(codes[:, y])

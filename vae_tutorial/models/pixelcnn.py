@@ -71,12 +71,22 @@ class GatedLayer(Part):
         left = F.pad(h, (r, 0, 0, 0))
         if self.first:
             left = left[..., :-1]  # column j from columns j - r to j - 1
-        here = self.horizontal(left) + self.to_horizontal(above)
+        return self.down(rows, labels), self.across(left, h, self.to_horizontal(above), labels)
+
+    def down(self, rows: Tensor, labels: Tensor | None) -> Tensor:
+        """What the vertical convolution found (B, 2 C, H, W) to the next layer's ``v``."""
+        return _gate(rows if labels is None else rows + self._shifts(labels)[0])
+
+    def across(self, left: Tensor, h: Tensor, above: Tensor, labels: Tensor | None) -> Tensor:
+        """What lies to the left, what the rows above say, and the labels, to the next layer's ``h``."""
+        here = self.horizontal(left) + above
         if labels is not None:
-            shifts = self.shift(labels)[..., None, None].chunk(2, dim=1)  # (B, 2 C, 1, 1) each
-            rows, here = rows + shifts[0], here + shifts[1]
+            here = here + self._shifts(labels)[1]
         new = self.out(self.dropout(_gate(here)))
-        return _gate(rows), new if self.first else h + new
+        return new if self.first else h + new
+
+    def _shifts(self, labels: Tensor) -> tuple[Tensor, ...]:
+        return self.shift(labels)[..., None, None].chunk(2, dim=1)  # (B, 2 C, 1, 1) each
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -130,13 +140,16 @@ class GatedPixelCNN(Part):
 
     def features(self, embedded: Tensor, labels: Tensor | None = None) -> Tensor:
         """Embedded grids (B, C, H, W) to logits: what can be differentiated by its input."""
-        if (labels is None) != (self.classes is None):
-            needed = "no labels" if self.classes is None else f"labels (B,) below {self.classes}"
-            raise ValueError(f"this model takes {needed}; it was built with {self.classes} classes")
+        self._check(labels)
         v = h = embedded
         for layer in self.layers:
             v, h = layer(v, h, labels)
         return self.head(h)
+
+    def _check(self, labels: Tensor | None) -> None:
+        if (labels is None) != (self.classes is None):
+            needed = "no labels" if self.classes is None else f"labels (B,) below {self.classes}"
+            raise ValueError(f"this model takes {needed}; it was built with {self.classes} classes")
 
     def logits(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes (B, H, W) to the logits (B, K, H, W) of each place given those before it."""
@@ -148,7 +161,11 @@ class GatedPixelCNN(Part):
         self, n: int, *, labels: Tensor | None = None, above: Tensor | None = None,
         seed: int | None = None, temperature: float = 1.0, progress: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Draw codes (n, H, W), int64: place after place, one pass through the network for each.
+        """Draw codes (n, H, W), int64, place after place.
+
+        What the layers found before is kept (Ramachandran et al. 2017), so each place is computed
+        once: one column of the horizontal stack for each, one row of the vertical stack for each
+        row.
 
         Args:
             n: how many.
@@ -169,17 +186,65 @@ class GatedPixelCNN(Part):
             raise ValueError(f"above must be {wanted}, got {tuple(above.shape)}")
         codes[:, :first] = above.to(codes.device)
         labels = labels if labels is None else labels.to(codes.device)
+        self._check(labels)
+        drawing = _Drawing(self, n, labels)
+        for y in range(first):
+            drawing.end_row(codes[:, y])
         with seeded(seed), progress_bar((height - first) * width, progress) as bar:
             for y in range(first, height):
                 for x in range(width):
-                    # Rows below do not matter to this place, so they need not be computed.
-                    embedded = self.embedding(codes[:, : y + 1]).movedim(-1, 1)
-                    logits = self.features(embedded, labels)[:, :, y, x].float()  # (n, K)
-                    codes[:, y, x] = torch.multinomial(
-                        (logits / temperature).softmax(1), 1
-                    ).squeeze(1)
+                    logits = drawing.logits() / temperature  # (n, K)
+                    codes[:, y, x] = torch.multinomial(logits.softmax(1), 1).squeeze(1)
+                    drawing.put(codes[:, y, x])
                     bar.update()
+                drawing.end_row(codes[:, y])
         return codes
+
+
+class _Drawing:
+    """Grids that grow place by place, and what the layers have found so far.
+
+    ``v[i]`` is what layer i's vertical convolution looks at, all rows (n, C, reach + H, W + 2 reach);
+    ``h[i]`` what its horizontal one looks at, the present row (n, C, 1, reach + W). Both hold the
+    zeros that convolutions pad with, so a place stands ``reach`` further. ``above[i]`` is what the
+    horizontal stack is told of the rows above, (n, 2 C, 1, W).
+    """
+
+    def __init__(self, model: GatedPixelCNN, n: int, labels: Tensor | None) -> None:
+        self.model, self.labels, self.reach = model, labels, model.layers[0].reach
+        (height, width), channels = model.grid, model.embedding.embedding_dim
+        r, layers, zeros = self.reach, len(model.layers), model.embedding.weight.new_zeros
+        self.v = [zeros(n, channels, r + height, width + 2 * r) for _ in range(layers)]
+        self.h = [zeros(n, channels, 1, r + width) for _ in range(layers + 1)]
+        nothing = zeros(n, 2 * channels, 1, width)
+        self.above = [layer.to_horizontal(nothing) for layer in model.layers]
+        self.row = self.column = 0
+
+    def logits(self) -> Tensor:
+        """Of the next place, (n, K)."""
+        r, x = self.reach, self.column
+        place = slice(r + x, r + x + 1)
+        for i, layer in enumerate(self.model.layers):
+            left = self.h[i][..., x : r + x + (0 if layer.first else 1)]
+            here, above = self.h[i][..., place], self.above[i][..., x : x + 1]
+            self.h[i + 1][..., place] = layer.across(left, here, above, self.labels)
+        return self.model.head(self.h[-1][..., place]).flatten(1).float()
+
+    def put(self, symbols: Tensor) -> None:
+        """The symbols (n,) of that place."""
+        self.h[0][..., 0, self.reach + self.column] = self.model.embedding(symbols)
+        self.column += 1
+
+    def end_row(self, symbols: Tensor) -> None:
+        """All symbols (n, W) of the row: the vertical stack may look at them from now on."""
+        r, y = self.reach, self.row
+        new = self.model.embedding(symbols).movedim(-1, 1)[:, :, None]
+        for i, layer in enumerate(self.model.layers):
+            self.v[i][:, :, r + y : r + y + 1, r:-r] = new
+            rows = layer.vertical(self.v[i][:, :, y : r + y + 1])
+            self.above[i] = layer.to_horizontal(rows)
+            new = layer.down(rows, self.labels)
+        self.row, self.column = y + 1, 0
 
 
 class _Grids(Distribution):
