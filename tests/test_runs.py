@@ -26,7 +26,7 @@ import vae_tutorial as vt
 from vae_tutorial import build, data, evaluate, fit, fit_or_load, load_run, runs, spec
 from vae_tutorial.checkpoint import write_atomically
 from vae_tutorial.data import Dataset, Split, toy
-from vae_tutorial.exchange import posteriors_of
+from vae_tutorial.exchange import posteriors_of, standardized
 from vae_tutorial.models.conditional import ConditionalVAE
 from vae_tutorial.models.semisupervised import few_labels
 from vae_tutorial.models.vqvae import codes_of
@@ -545,7 +545,7 @@ def test_what_the_book_says_of_neighbours_and_families():
 
 ENCODERS = {
     "mnist-posteriors": ["mnist/vae-2d"], "cifar10-posteriors": ["cifar10/conv", "cifar10/residual"],
-    "fashion-mnist-posteriors": ["fashion-mnist/residual"],
+    "fashion-mnist-posteriors": ["fashion-mnist/residual", "fashion-mnist/latent-image-0.01"],
     "mnist-binarized-posteriors": [f"mnist/prior-normal-{seed}" for seed in range(3)],
 }  # fmt: skip
 
@@ -562,7 +562,8 @@ def dataset(name, sha256=None):
     if name.endswith("-posteriors"):  # of the model whose weights the checksum names
         source = dataset(name.removesuffix("-posteriors"))
         models = (load_run(run, root=ARTIFACTS).model for run in ENCODERS[name]) if source else ()
-        found = (posteriors_of(model, source) for model in models)
+        codes = (posteriors_of(model, source) for model in models)
+        found = (same for c in codes for same in (c, standardized(c)[0]))
         return next((codes for codes in found if codes.sha256 == sha256), None)
     if name.endswith("-codes"):
         source = dataset(name.removesuffix("-codes"))

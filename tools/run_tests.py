@@ -33,13 +33,14 @@ def main() -> int:
     parser.add_argument("--workers", default="2")
     arguments, rest = parser.parse_known_args()
     real = os.environ.get("VAE_TUTORIAL_DATASET", "") in ("", "mnist") and mnist_is_there()
-    # The slowest first, so that no worker ends on a long one alone: that is the later chapters.
+    # The slowest first, so that no worker ends on a long one alone: the stored runs, measured again,
+    # then the later chapters.
     notebooks = sorted(map(str, (ROOT / "notebooks").glob("*.ipynb")), reverse=True)
     options = (
         f"-o pythonpath=tests {COMPARE if real else '--nbval-lax'} --nbval-cell-timeout 900 "
         f"-n {arguments.workers} --dist loadfile --no-loadscope-reorder"
     )
-    what = rest or [*notebooks, "tests", "vae_tutorial", "--doctest-modules"]
+    what = rest or ["tests/test_runs.py", *notebooks, "tests", "vae_tutorial", "--doctest-modules"]
     command = [sys.executable, "-m", "pytest", *options.split(), *what]
     environment = os.environ | SETTINGS | {"VAE_TUTORIAL_DATASET": "mnist" if real else "digits"}
     return subprocess.run(command, env=environment, cwd=ROOT).returncode
