@@ -463,6 +463,8 @@ BETTER = [  # than the one behind it, by so many nats
     *((f"fashion-mnist/latent-sharp-{a}", f"fashion-mnist/latent-sharp-{b}", 0.05) for a, b in
       (("squared", "absolute"), ("absolute", "opponent"))),
     ("fashion-mnist-codes/pixelcnn-labels", "fashion-mnist-codes/pixelcnn", 0.05),
+    *((f"fashion-mnist-codes/transformer-labels{a}", f"fashion-mnist-codes/pixelcnn-labels{b}", 0.1)
+      for i, a in enumerate(("", "-1", "-2")) for b in (a, f"-float32-{i}")),
     *((f"mixture/warm-up-{i}", f"mixture/plain-{i}", 0.5) for i in range(3)),
     *((f"ring/full-covariance-{i}", f"ring/mean-field-{i}", 0.02) for i in range(3)),
 ]  # fmt: skip
@@ -500,6 +502,7 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
                 "mnist-binarized-posteriors/flows-long-",
                 "mnist-few-labels/",
                 "mnist-posteriors-few-labels/",
+                "fashion-mnist-codes/pixelcnn-labels-float32-",
             )
         )
         assert (sorted(files), alone) == ([JSON], True)

@@ -152,7 +152,7 @@ class VectorQuantizer(Part):
 
 
 class FiniteScalarQuantizer(Part):
-    """Numbers rounded to a few levels each: finite scalar quantization, Mentzer et al. (2023), section 3.
+    """Numbers rounded to a few levels each: finite scalar quantization, Mentzer et al. (2024), section 3.
 
     There is no codebook to learn and none that could die: with levels L_1, ..., L_D a vector of D
     numbers becomes one of L_1 ... L_D points of a fixed lattice. Number d is squashed to the levels
