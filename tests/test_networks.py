@@ -32,6 +32,22 @@ def test_shapes_there_and_back(shape, channels):
         assert decoder(z).shape == x.shape
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (2, 8, 9), (3, 13, 11)])
+def test_pooled_convolutions_keep_the_largest_of_four(shape):
+    torch.manual_seed(0)
+    network, x = n.PooledConv(shape, (2, 3), [4, 5, 6], nn.Tanh), torch.rand(3, *shape)
+    first, second, third = (m for m in network.layers if isinstance(m, nn.Conv2d))
+    hidden = nn.functional.conv2d(x, first.weight, first.bias, stride=2, padding=2).tanh()
+    for layer in (second, third):
+        hidden = nn.functional.conv2d(hidden, layer.weight, layer.bias, padding=1).tanh()
+        h, w = (side // 2 for side in hidden.shape[2:])
+        corners = [hidden[:, :, i : 2 * h : 2, j : 2 * w : 2] for i in (0, 1) for j in (0, 1)]
+        hidden = torch.stack(corners).amax(0)  # an odd last row or column is dropped
+    last = network.layers[-1]
+    expected = hidden.flatten(1) @ last.weight.T + last.bias
+    torch.testing.assert_close(network(x), expected.reshape(3, 2, 3))
+
+
 def test_a_residual_block_corrects_its_input():
     torch.manual_seed(0)
     block, x = n.ResidualBlock(3, nn.Tanh), torch.randn(2, 3, 5, 4)
@@ -172,6 +188,7 @@ def test_device_of():
         (lambda: n.MLP(3, 2)(torch.zeros(5, 4)), r"\(B, 3\), got \(5, 4\)"),
         (lambda: n.ConvEncoder((1, 3, 8), 4), "4 pixels"),
         (lambda: n.ConvEncoder((1, 8, 8), 4)(torch.zeros(2, 1, 8, 9)), r"\(2, 1, 8, 9\)"),
+        (lambda: n.PooledConv((1, 8, 7), 4), "8 pixels"),
         (lambda: n.ConvEncoder((1, 8, 8), 4, channels=()), "channels"),
         (lambda: n.ConvEncoder((1, 8, 8), 4, channels=(0,)), "channels"),
         (lambda: n.ConvDecoder(4, (1, 8, 8), channels=()), "channels"),

@@ -559,9 +559,11 @@ def dataset(name, sha256=None):
     if name.endswith("-binarized"):
         source = dataset(name.removesuffix("-binarized"))
         return source and data.binarized(source)
-    if name.endswith("-few-labels"):  # the one run that kept its weights
+    if name.endswith("-few-labels"):  # two runs kept their weights
         source = dataset(name.removesuffix("-few-labels"))
-        return source and few_labels(source, 100, unlabelled=10_000, repeats=20)
+        sizes = (10_000, 50_000) if source else ()
+        found = (few_labels(source, 100, unlabelled=n, repeats=n // 500) for n in sizes)
+        return next((images for images in found if images.sha256 == sha256), None)
     if name.endswith("-posteriors"):  # of the model whose weights the checksum names
         source = dataset(name.removesuffix("-posteriors"))
         models = (load_run(run, root=ARTIFACTS).model for run in ENCODERS[name]) if source else ()

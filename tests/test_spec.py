@@ -67,7 +67,7 @@ PARTS = [
     lambda: ladder.HierarchicalVAE(SHAPE, Bernoulli(SHAPE, greys=True), (4,), (6,)),
     lambda: vt.ConvEncoder(SHAPE, 9, [4, 6], 5, activation=nn.Tanh), lambda: vt.ConvDecoder(3, SHAPE, (6, 4), 5),
     lambda: vt.networks.ResidualEncoder(SHAPE, 9, [4, 6], 2, 3), lambda: vt.networks.ResidualDecoder(3, SHAPE, [6, 4], 0),
-    lambda: vt.networks.GridEncoder(SHAPE, 24, [4, 6]), lambda: vt.networks.GridDecoder(8, SHAPE, (6, 4, 3)),
+    lambda: vt.networks.PooledConv(SHAPE, 3, [4, 6], nn.Tanh), lambda: vt.networks.GridEncoder(SHAPE, 24, [4, 6]), lambda: vt.networks.GridDecoder(8, SHAPE, (6, 4, 3)),
     lambda: classifier.Classifier(SHAPE, 3, (4, 6), 5), lambda: sharp_decoder.PatchDiscriminator(SHAPE, (3, 4)),
     lambda: sharp_decoder.SharpDecoder(tiny_vae(SHAPE), classifier.Classifier(SHAPE, 3, (4,), 5), None, "abc"),
     lambda: vt.MLP(3, 2, linear=vt.networks.HeLinear),

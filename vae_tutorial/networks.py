@@ -174,6 +174,46 @@ _LAYERS = {  # whether they start as in He et al. (2015)
 }
 
 
+class PooledConv(_Body):
+    """Convolutions with the largest of 2 x 2 behind them, then one linear layer: it classifies.
+
+    The first convolution (kernel 5) has stride 2. Each further one (kernel 3) is followed by
+    max-pooling, which keeps what was found and forgets where exactly.
+
+    Args:
+        in_shape: (C, H, W) of one image; at least 2^n pixels per side for n convolutions.
+        out_shape: shape of the output, usually the number of classes.
+        channels: output channels of each convolution.
+        activation: the non-linearity behind each convolution.
+
+    Shape:
+        ``(B, C, H, W) -> (B, *out_shape)``
+
+    Example:
+        >>> PooledConv((1, 28, 28), 10)(torch.zeros(16, 1, 28, 28)).shape
+        torch.Size([16, 10])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: int | Sequence[int],
+        channels: Sequence[int] = (16, 32, 32),
+        activation: type[nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        n = len(as_shape(channels, "channels"))
+        c, h, w = as_image_shape(in_shape, "in_shape", n)
+        layers = [nn.Conv2d(c, channels[0], 5, stride=2, padding=2), activation()]
+        for before, after in pairwise(channels):
+            layers += [nn.Conv2d(before, after, 3, padding=1), activation(), nn.MaxPool2d(2)]
+        # The first convolution halves a side upwards, pooling downwards.
+        h, w = (((side + 1) // 2) >> (n - 1) for side in (h, w))
+        self.layers = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels[-1] * h * w, prod(self.out_shape))
+        )
+
+
 class ConvEncoder(_Body):
     """Convolutions of stride 2, each halving the image, then one hidden layer.
 

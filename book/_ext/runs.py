@@ -49,6 +49,7 @@ WORDS = {  # for the name of a class, where it is not clear enough
     "SemiSupervisedVAE": "M2",
     "LabelledMLP": "conditional MLP",
     "ConvEncoder": "convolutional",
+    "PooledConv": "pooled convolutions",
     "ResidualEncoder": "residual",
 }
 
