@@ -1,6 +1,6 @@
 """How much sooner does a Gated PixelCNN draw when it keeps what its layers have found?
 
-    python benchmarks/draws.py [--rounds 5] [--json FILE]
+    python benchmarks/draws.py [--clock cpu] [--json benchmarks/results.json]
 
 Both ways draw from the same untrained model, one after the other, in one process; the ratio is taken
 within each round, and its median printed. The plain way runs the network on all rows down to the
@@ -9,14 +9,11 @@ place that is being drawn, for each place; the package's computes each place onc
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
+from measuring import parser, start, store
 
 from vae_tutorial.models.pixelcnn import GatedPixelCNN
 from vae_tutorial.randomness import seeded
@@ -36,24 +33,22 @@ def plain_draw(model: GatedPixelCNN, n: int, seed: int) -> torch.Tensor:
     return codes
 
 
-def seconds(draw) -> float:
-    start = time.perf_counter()
+def seconds(draw: Callable[[], object], clock: Callable[[], float]) -> float:
+    begin = clock()
     draw()
-    return time.perf_counter() - start
+    return clock() - begin
 
 
-def main() -> list[dict]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--grids", type=int, nargs="+", default=[7, 14, 28])
-    parser.add_argument("--draws", type=int, nargs="+", default=[1, 50])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s), ",
-        end="",
-    )
-    print(f"torch {torch.__version__}; chapter 12's network; seconds are medians")
+def main(arguments: list[str] | None = None) -> list[dict]:
+    options_of = parser(__doc__)
+    options_of.add_argument("--rounds", type=int, default=5)
+    options_of.add_argument("--grids", type=int, nargs="+", default=[7, 14, 28])
+    options_of.add_argument("--draws", type=int, nargs="+", default=[1, 50])
+    options = options_of.parse_args(arguments)
+    clock = start(options)
+    if options.quick:
+        options.rounds, options.grids, options.draws = 1, [4], [2]
+    print("chapter 12's network; seconds are medians")
     rows = []
     for side in options.grids:
         torch.manual_seed(0)
@@ -61,18 +56,18 @@ def main() -> list[dict]:
         for n in options.draws:
             plain, kept = [], []
             for seed in range(options.rounds):
-                plain.append(seconds(lambda: plain_draw(model, n, seed)))  # noqa: B023
-                kept.append(seconds(lambda: model.sample(n, seed=seed)))  # noqa: B023
+                plain.append(seconds(lambda: plain_draw(model, n, seed), clock))  # noqa: B023
+                kept.append(seconds(lambda: model.sample(n, seed=seed), clock))  # noqa: B023
             ratio = statistics.median(a / b for a, b in zip(plain, kept, strict=True))
             row = {"grid": side, "draws": n, "plain, s": statistics.median(plain),
                    "kept, s": statistics.median(kept), "times sooner": ratio}  # fmt: skip
             rows.append(row)
             print(
                 f"{side:3d} x {side:<3d} {n:4d} at a time: {row['plain, s']:8.3f} s, "
-                f"{row['kept, s']:7.3f} s, {ratio:6.1f} times sooner"
+                f"{row['kept, s']:7.3f} s, {ratio:6.1f} times sooner",
+                flush=True,
             )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    store(options.json, "draws", {"rows": rows}, options.clock)
     return rows
 
 

@@ -1,50 +1,53 @@
 """How soon does a VAE with two latents reach the test ELBO that a plain training loop ends with?
 
-    python benchmarks/time_to_elbo.py [--epochs 10] [--limit N] [--json FILE]
+    python benchmarks/time_to_elbo.py [--clock cpu] [--json benchmarks/results.json]
 
 Everything runs in one process, one after the other, on the same machine, so that the *ratios* mean
 something where the seconds do not. Three measurements:
 
 (a) The plain loop, as tutorials write it: torchvision's MNIST with transforms applied image by
     image, a DataLoader, batches of 32, Adam at 1e-4, three Monte Carlo samples in a Python loop,
-    a small convolutional network, ten epochs.
-(b) Chapter 2's own model with `fit`, trained for 1, 2, 3, ... epochs under its one-cycle rate until
-    a whole training, from fresh weights, ends at or under (a)'s test ELBO. What counts is the time
-    of that whole training; the unsuccessful shorter ones are printed, too.
-(c) `fit` on (a)'s own network, batch size, samples and learning rate: images per second against (a).
+    a small convolutional network, ten epochs. The test ELBO that it ends with is the first target.
+(b) `fit`, with a network and a schedule chosen for the target, on validation images. For each target
+    a recipe is trained from the start with five seeds. What is quoted is the median of the seconds
+    that the whole call takes, building the model included, and how many of the five end at or under
+    the target on the test images.
+(c) What one part of the first recipe is worth: it is trained again without that part, as many steps
+    on the same images with the same seeds.
 
-Evaluation is never inside a timing. Both train on the same 55,000 images, and are measured on the
-10,000 test images with the same function.
+Evaluation is never inside a timing. All are measured on the 10,000 test images with the same
+function. `--parts` runs some of the three; what is missing is then read from the file of results.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
+import math
 import statistics
-import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import torchvision
+from measuring import CLOCKS, machine, parser, start, store
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from vae_tutorial import (
+    MLP,
     VAE,
     Bernoulli,
     Decoder,
     Encoder,
     MeanFieldGaussian,
     StandardNormal,
-    build,
     data,
     elbo,
     evaluate,
     fit,
-    load_run,
 )
 from vae_tutorial.networks import count_parameters
 from vae_tutorial.randomness import seeded
@@ -99,22 +102,30 @@ def plain_vae() -> VAE:
     )
 
 
-def chapter_vae() -> VAE:
-    """The model of chapter 2, untrained: built from what its stored run says that it is."""
-    return build(load_run("mnist/vae-2d").info["identity"]["model"])
+def mnist_through_torchvision(images: Tensor, labels: Tensor):
+    """The same images as torchvision's data set: each a transform away from a float tensor."""
+    made = torchvision.datasets.MNIST(
+        data.data_root(),
+        train=True,
+        transform=v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),
+    )
+    made.data, made.targets = images[:, 0], labels
+    return made
 
 
-def plain_loop(vae: VAE, dataset, epochs: int, samples: int = 3) -> dict[str, float]:
+def plain_loop(
+    vae: VAE, dataset, epochs: int, samples: int = 3, clock: Callable[[], float] = CLOCKS["wall"]
+) -> dict[str, float]:
     """Train as tutorials do; return seconds in all, waiting for data, and in the steps."""
     loader = torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-4)
     encoder, decoder = vae.encoder.network, vae.decoder.network
     vae.train()
-    waiting, count, start = 0.0, 0, time.perf_counter()
+    waiting, count, start = 0.0, 0, clock()
     before = start
     for _ in range(epochs):
         for x, _label in loader:
-            waiting += time.perf_counter() - before
+            waiting += clock() - before
             mean, log_variance = encoder(x).chunk(2, dim=1)
             reconstruction = 0.0
             for _sample in range(samples):
@@ -128,123 +139,232 @@ def plain_loop(vae: VAE, dataset, epochs: int, samples: int = 3) -> dict[str, fl
             loss.backward()
             optimizer.step()
             count += len(x)
-            before = time.perf_counter()
-    seconds = time.perf_counter() - start
+            before = clock()
+    seconds = clock() - start
     return {"seconds": seconds, "waiting": waiting, "images_per_second": count / seconds}
 
 
-def timed_fit(vae: VAE, images: Tensor, **settings) -> float:
-    """Seconds that a whole `fit` takes, without held-out images."""
-    start = time.perf_counter()
-    fit(vae, settings.pop("objective", elbo), images, progress=False, device="cpu", **settings)
-    return time.perf_counter() - start
+@torch.no_grad()
+def start_at_the_mean(vae: VAE, images: Tensor) -> VAE:
+    """Set the decoder's last bias to the logit of the mean image: what is known before training.
+
+    Of all decoders that ignore their latents, the one that answers with the mean image has the
+    smallest cross-entropy. Without this, the first steps are spent on finding it.
+
+    Args:
+        vae: its decoder ends in a linear layer, and its likelihood reads logits.
+        images: uint8 (N, C, H, W); those of the first 2,000 are enough.
+    """
+    mean = data.to_float(images[:2000]).mean(0).flatten()
+    # A pixel that is black in all of these may not be so in the next: no infinite logit.
+    vae.decoder.network.layers[-1].bias.copy_(torch.logit(mean.clamp(1e-3, 1 - 1e-3)))
+    return vae
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained for a target, and how. ``nats`` is the target: None stands for (a)'s end."""
+
+    nats: float | None
+    encoder: Sequence[int]
+    decoder: Sequence[int]
+    images: int
+    epochs: int
+    batch_size: int
+    peak: float
+    warm_up: float = 0.1
+    activation: type[nn.Module] = nn.SiLU
+    bfloat16: bool = False
+    mean_start: bool = True
+
+    def build(self, images: Tensor) -> VAE:
+        """The untrained model."""
+        posterior, likelihood = MeanFieldGaussian(2), Bernoulli(SHAPE, greys=True)
+        encoder = MLP(SHAPE, posterior.param_shape, self.encoder, self.activation)
+        decoder = MLP(2, likelihood.param_shape, self.decoder, self.activation)
+        vae = VAE(Encoder(encoder, posterior), Decoder(decoder, likelihood), StandardNormal(2))
+        return start_at_the_mean(vae, images) if self.mean_start else vae
+
+    def train(self, images: Tensor, seed: int) -> VAE:
+        """The trained model: all that is timed."""
+        with seeded(seed):
+            vae = self.build(images)
+        fit(
+            vae, elbo, images[: self.images], epochs=self.epochs, batch_size=self.batch_size,
+            learning_rate=OneCycle(self.peak, self.warm_up), bfloat16=self.bfloat16, seed=seed,
+            device="cpu", progress=False,
+        )  # fmt: skip
+        return vae
+
+    def describe(self) -> str:
+        """Network and schedule in one line."""
+        layers = [784, *self.encoder, 2, *self.decoder, 784]
+        steps = self.epochs * math.ceil(self.images / self.batch_size)
+        width = " in bfloat16" if self.bfloat16 else ""
+        return (
+            f"{'-'.join(map(str, layers))}, {self.activation.__name__}; {steps:,} steps of "
+            f"{self.batch_size}{width}, one cycle to {self.peak:g}"
+        )
+
+
+RECIPES = {
+    "first": Recipe(None, (128,) * 3, (128,) * 3, 34_560, 1, 96, 2e-2, 0.2),
+    "140": Recipe(
+        140.0, (256,) * 3, (128, 256, 256, 512), 55_000, 7, 256, 6e-3, 0.2, nn.GELU, bfloat16=True
+    ),
+    "133": Recipe(
+        133.0, (256,) * 3, (128, 256, 256, 512), 55_000, 80, 256, 6e-3, 0.2, nn.GELU, bfloat16=True
+    ),
+}
+PARTS = ["plain", *RECIPES, "without"]
 
 
 def negative_elbo(vae: VAE, images: Tensor) -> float:
-    return evaluate(vae, elbo, images, samples=10)["negative_elbo"]
+    """Nats per image, smaller is better."""
+    return float(evaluate(vae, elbo, images, samples=10)["negative_elbo"])
 
 
-def profile(vae: VAE, images: Tensor) -> dict[str, float]:
-    """Where a step of (a)'s network goes, by torch's own profiler: share of CPU time, five largest."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as torch_profile
+def train_over_seeds(
+    recipe: Recipe, images: Tensor, test: Tensor, seeds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds and negative ELBO on test images of each seed's training."""
+    found = {"seconds": [], "test_negative_elbo": []}
+    for seed in range(seeds):
+        begin = clock()
+        vae = recipe.train(images, seed)
+        found["seconds"].append(clock() - begin)
+        found["test_negative_elbo"].append(negative_elbo(vae, test))
+    return found
 
-    x = data.to_float(images[:32])
-    with torch_profile(activities=[ProfilerActivity.CPU]) as result:
-        for _ in range(20):
-            elbo(vae, x, samples=3)["loss"].mean().backward()
-    events = sorted(result.key_averages(), key=lambda e: -e.self_cpu_time_total)
-    total = sum(e.self_cpu_time_total for e in events)
-    return {e.key: e.self_cpu_time_total / total for e in events[:6]}
+
+def race(recipe: Recipe, found: dict, target: float, plain_seconds: float) -> dict:
+    """A target's line of the table, from the seconds and ELBOs over seeds."""
+    nats = found["test_negative_elbo"]
+    median = statistics.median(found["seconds"])
+    return {
+        "target": target,
+        "recipe": recipe.describe(),
+        **found,
+        "median_seconds": median,
+        "reached": sum(value <= target for value in nats),
+        "seeds": len(nats),
+        "times_sooner": plain_seconds / median,
+    }
 
 
-def three_samples(vae: VAE, x: Tensor) -> dict[str, Tensor]:
-    """The ELBO with the plain loop's three samples, in one decoder pass."""
-    return elbo(vae, x, samples=3)
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and its standard error; not a number for a single value."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.mean(values), error
+
+
+def without(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe with one thing changed each."""
+    return {
+        "last bias as torch draws it": replace(recipe, mean_start=False),
+        "ReLU for SiLU": replace(recipe, activation=nn.ReLU),
+        "chapter 2's network": replace(
+            recipe, encoder=(512, 256, 256, 128), decoder=(128, 256, 256, 512)
+        ),
+        "chapter 2's peak rate, 4e-3": replace(recipe, peak=4e-3),
+    }
+
+
+def run_plain(images: Tensor, labels: Tensor, test: Tensor, epochs: int, clock: Callable) -> dict:
+    """(a): the plain loop's seconds, and what it ends with."""
+    with seeded(0):
+        vae = plain_vae()
+        size = count_parameters(vae)
+        print(f"(a) plain loop, {size:,} parameters, {epochs} epoch(s) ...", flush=True)
+        found = plain_loop(vae, mnist_through_torchvision(images, labels), epochs, clock=clock)
+    found |= {"test_negative_elbo": negative_elbo(vae, test), "epochs": epochs, "parameters": size}
+    print(
+        f"    {found['seconds']:.1f} s, {found['images_per_second']:,.0f} images/s, test negative "
+        f"ELBO {found['test_negative_elbo']:.2f} nats; "
+        f"{found['waiting'] / found['seconds']:.0%} of the time went into making batches"
+    )
+    return found
+
+
+def run_race(recipe: Recipe, plain: dict, train: Callable[[Recipe], dict]) -> dict:
+    """(b): a recipe against its target."""
+    target = plain["test_negative_elbo"] if recipe.nats is None else recipe.nats
+    print(f"(b) to {target:.2f} nats: {recipe.describe()}", flush=True)
+    row = race(recipe, train(recipe), target, plain["seconds"])
+    mean, error = mean_and_error(row["test_negative_elbo"])
+    print(
+        f"    median {row['median_seconds']:.2f} s, {row['reached']} of {row['seeds']} reach it "
+        f"(test negative ELBO {mean:.2f} ± {error:.2f} nats, largest "
+        f"{max(row['test_negative_elbo']):.2f})"
+    )
+    if recipe.nats is None:  # the plain loop does not get to the others
+        print(f"    (a) took {row['times_sooner']:.1f} times as long")
+    return row
+
+
+def run_without(recipe: Recipe, target: float, train: Callable[[Recipe], dict]) -> dict:
+    """(c): the recipe with one thing changed at a time, in pairs of one seed."""
+    print("(c) the first recipe with one thing changed, the same steps and seeds", flush=True)
+    base, rows = train(recipe), {}
+    for title, changed in without(recipe).items():
+        found = train(changed)
+        pairs = zip(found["test_negative_elbo"], base["test_negative_elbo"], strict=True)
+        mean, error = mean_and_error([one - other for one, other in pairs])
+        slower = statistics.median(found["seconds"]) / statistics.median(base["seconds"])
+        rows[title] = found | {
+            "nats_more": mean,
+            "standard_error": error,
+            "times_the_seconds": slower,
+            "reached": sum(value <= target for value in found["test_negative_elbo"]),
+            "seeds": len(found["seconds"]),
+        }
+        print(
+            f"    {title}: {mean:+.2f} ± {error:.2f} nats, {slower:.2f} times the seconds, "
+            f"{rows[title]['reached']} of {rows[title]['seeds']} reach {target:.2f}",
+            flush=True,
+        )
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=10, help="of the plain loop")
-    parser.add_argument("--limit", type=int, help="use only the first N training images")
-    parser.add_argument("--longest", type=int, default=10, help="most epochs tried for (b)")
-    parser.add_argument("--test", type=int, help="measure on the first N test images only")
-    parser.add_argument("--repeats", type=int, default=3, help="of (c), interleaved with (a)")
-    parser.add_argument("--json", type=Path, help="write the result there")
-    options = parser.parse_args(arguments)
-
+    """Run the parts that are asked for, in order; return and store what was found."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--epochs", type=int, default=10, help="of the plain loop")
+    options_of.add_argument("--seeds", type=int, default=5)
+    options_of.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options = options_of.parse_args(arguments)
+    clock = start(options)
     mnist = data.load("mnist")
-    test = mnist.test.images[: options.test]
-    images = mnist.train.images[: options.limit]
-    # (a) reads the same images through torchvision's data set and per-image transforms.
-    source = torchvision.datasets.MNIST(
-        data.data_root(),
-        train=True,
-        transform=v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]),
-    )
-    source.data, source.targets = images[:, 0], mnist.train.labels[: options.limit]
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    images, labels, test = mnist.train.images, mnist.train.labels, mnist.test.images
+    recipes = RECIPES
+    if options.quick:
+        images, labels, test = images[:640], labels[:640], test[:200]
+        options.epochs, options.seeds = 1, 2
+        recipes = {k: replace(r, images=640, epochs=1) for k, r in recipes.items()}
 
-    with seeded(0):
-        plain = plain_vae()
-        print(
-            f"(a) plain loop, {count_parameters(plain):,} parameters, {options.epochs} epochs ..."
-        )
-        a = plain_loop(plain, source, options.epochs)
-    target = negative_elbo(plain, test)
-    share = a["waiting"] / a["seconds"]
-    print(
-        f"    {a['seconds']:.1f} s, {a['images_per_second']:,.0f} images/s, test negative ELBO "
-        f"{target:.2f} nats; {share:.0%} of the time went into making batches"
-    )
-
-    print(f"(b) chapter 2's model, {count_parameters(chapter_vae()):,} parameters")
-    b = {}
-    for epochs in range(1, options.longest + 1):
-        with seeded(0):
-            vae = chapter_vae()
-        rate = OneCycle(4e-3)
-        seconds = timed_fit(vae, images, epochs=epochs, batch_size=256, learning_rate=rate)
-        reached = negative_elbo(vae, test)
-        print(f"    {epochs} epoch(s): {seconds:.1f} s, test negative ELBO {reached:.2f} nats")
-        b = {"epochs": epochs, "seconds": seconds, "test_negative_elbo": reached}
-        if reached <= target:
-            break
-    sooner = a["seconds"] / b["seconds"] if b["test_negative_elbo"] <= target else float("nan")
-    print(f"    reaches (a)'s test ELBO {sooner:.1f} times sooner")
-
-    print("(c) our loop on (a)'s network, batch size, samples and rate, against (a)'s, interleaved")
-    ratios = []
-    part = images[: min(len(images), 12_800)]
-    source.data, source.targets = part[:, 0], source.targets[: len(part)]
-    for _ in range(options.repeats):
-        with seeded(0):
-            theirs = plain_loop(plain_vae(), source, 1)["images_per_second"]
-        seconds = timed_fit(
-            plain_vae(), part, objective=three_samples, epochs=1, batch_size=32,
-            learning_rate=1e-4, clip_norm=None,
-        )  # fmt: skip
-        ratios.append(len(part) / seconds / theirs)
-        print(
-            f"    {len(part) / seconds:,.0f} against {theirs:,.0f} images/s: {ratios[-1]:.2f} times"
-        )
-    print(f"    median {statistics.median(ratios):.2f} times the throughput")
-
-    shares = profile(plain_vae(), images)
-    print("    where a step of it goes:", ", ".join(f"{k} {v:.0%}" for k, v in shares.items()))
-    result = {
-        "plain": a | {"test_negative_elbo": target},
-        "fit": b,
-        "times_sooner": sooner,
-        "throughput_ratio": statistics.median(ratios),
-        "throughput_ratios": ratios,
-        "profile": shares,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    result = earlier(options.json, options.clock)
+    train = partial(train_over_seeds, images=images, test=test, seeds=options.seeds, clock=clock)
+    for part in [part for part in PARTS if part in options.parts]:
+        if part == "plain":
+            result[part] = run_plain(images, labels, test, options.epochs, clock)
+        elif "plain" not in result:
+            raise ValueError("the plain loop comes first: --parts plain, with the same --json")
+        elif part == "without":
+            target = result["plain"]["test_negative_elbo"]
+            result[part] = run_without(recipes["first"], target, train)
+        else:
+            row = run_race(recipes[part], result["plain"], train)
+            result["races"] = result.get("races", {}) | {part: row}
+        store(options.json, "time_to_elbo", result, options.clock)
     return result
+
+
+def earlier(path: Path | None, clock: str) -> dict:
+    """What the file holds of this benchmark, if it is of this machine: else no ratio means anything."""
+    if path is None or not path.exists():
+        return {}
+    found = json.loads(path.read_text()).get("time_to_elbo", {})
+    return found if found.pop("machine", None) == machine(clock) else {}
 
 
 if __name__ == "__main__":
