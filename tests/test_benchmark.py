@@ -17,6 +17,7 @@ from vae_tutorial.randomness import seeded
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import draws
+import many_processes
 import measuring
 import profile_step
 import rearranged
@@ -235,3 +236,24 @@ def test_the_tables_of_the_page_are_those_of_the_results():
 )
 def test_numbers_are_written_with_three_digits(value, text):
     assert report.number(value) == text
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_many_processes_are_measured_and_stored_in_one_form(tmp_path):
+    small = ["--small", "--rounds", "1", "--repeats", "2", "--json", str(tmp_path / "found.json")]
+    result = many_processes.main(small)
+    assert json.loads((tmp_path / "found.json").read_text()) == result
+    stored = json.loads((ROOT / "benchmarks" / "many_processes.json").read_text())
+    assert stored.keys() == result.keys()
+    assert stored["parameters"] == result["parameters"]
+    for n, found in stored["processes"].items():
+        assert found.keys() == result["processes"][min(n, "2")].keys()
+    # What the appendix makes a model of: at least two batches, and two lengths.
+    assert len(stored["processes"]["1"]["steps"]) > 1
+    assert len(stored["processes"]["2"]["all_reduce"]) > 1
+    assert min(found["step"] for found in result["processes"].values()) > 0
+
+
+def test_of_several_rounds_each_time_is_the_shortest():
+    rounds = [{"a": 2.0, "b": {"c": 3.0}}, {"a": 1.0, "b": {"c": 5.0}}]
+    assert many_processes.shortest(rounds) == {"a": 1.0, "b": {"c": 3.0}}

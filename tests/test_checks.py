@@ -197,6 +197,11 @@ NUMBERS = {
         1.645: "noise of the entry alone", 1.645 / 2**0.5: "uncertainty alone", 1.645 * 2**0.5: "without having seen",
         1.5**0.5: "one standard deviation", 1.645 * 1.5: "a variance", 1.645 * (1 + 0.5**0.5): "do not add",
         3.29 * 1.5**0.5: "whole interval", 0.5: "Var"}),
+    "ch23-ring": (14 * 1_360_696 * 4 / 8e6, 1, {
+        14 * 1.360696 / 8: "four bytes", 7 * 1.360696 / 2: "Twice around", 8 * 1.360696: "all the way",
+        56 * 1.360696: "one part of eight", 4 * 1.360696: "two rounds", 1: "2 \\(n - 1\\) steps"}),
+    "ch23-faster": (4.5, 1, {
+        9: "no time", 0.5: "efficiency", 5: "nothing to average", 20: "time of a step", 3: "90 / 9"}),
     "ch20-compression": (1024**2 * 3 / 128**2 / 4 / 2, 1, {
         48: "Count bits", 96: "in the bits", 8: "Three colours", 6: "4 channels", 1 / 24: "Upside down: how",
         3: "Divide"}),
@@ -414,6 +419,10 @@ FUNCTIONS = {
         "Square it": lambda r, x: x.mean() ** 2 / (x.std(correction=0) - x.mean()),
         "all equal": lambda r, x: x.mean() ** 2 / (x.var(correction=0) - x.mean()),
         "Solve": lambda r, x: r(x) + 1}),
+    "ch23-mean": (lambda m, c: m @ c / c.sum(), {
+        "do not count alike": lambda r, m, c: m.mean(), "how many they are": lambda r, m, c: m @ c,
+        "not of processes": lambda r, m, c: (m * c).mean(), "not less": lambda r, m, c: r(m, 1 / c),
+        "Weigh each": lambda r, m, c: r(m, c) + 1}),
     "ch16-bits": (lambda x, z, q: (q - z - x) * log2(e), {
         "The sign": lambda r, *args: -r(*args), "are nats": lambda r, *args: r(*args) * log(2),
         "do not multiply": lambda r, *args: r(*args) * log(2) ** 2,

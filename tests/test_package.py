@@ -15,7 +15,7 @@ MODULES = {
 }
 # From the ground up. A module may import from its own line's folder and from the lines before it.
 LAYERS = (
-    ("randomness", "progress", "schedules", "spec"),
+    ("randomness", "distributed", "progress", "schedules", "spec"),
     ("data",),
     ("networks",),
     ("posteriors", "likelihoods"),

@@ -427,6 +427,7 @@ BOUNDS = {
     "fashion-mnist/latent-image-0.01": -175, "fashion-mnist/latent-image-short-1.0": -595, "fashion-mnist/latent-image-short-0.1": -370, "fashion-mnist/latent-image-short-0.01": -32, "fashion-mnist/latent-sharp-*": 2.45, "fashion-mnist/classifier-*": 0.1, "mnist-posteriors/*": -0.04, "mnist-binarized-posteriors/*": -4.9,
     "cifar10-posteriors/flows-0": -9.5, "cifar10-posteriors/residual-flows": -55, "cifar10/conv": 14970, "cifar10/conv-?": 15010, "cifar10/conv-64d-?": 14900, "cifar10/dense-?": 15430, "cifar10/small-?": 15850, "cifar10/residual": 13200,
     "textures/conv": 3700, "textures/conv-?": 3700, "textures/conv-4d-?": 3800, "textures/conv-64d-?": 3610, "textures/conv-256d-?": 3620, "textures/wide-0": 3700, "textures/dense-?": 3720, "textures/small-?": 3830,
+    "mnist/batch-64-?": 122, "mnist/batch-1024-1x-?": 167, "mnist/batch-1024-4x-?": 137, "mnist/batch-1024-16x-*": 129,
     "mnist/label-none-?": 102, "mnist/label-given-?": 98.5, "mnist/label-given-2d": 133,
     "mnist-few-labels/*-100-?": 0.27, "mnist-few-labels/*-1000-?": 0.125, "mnist-posteriors-few-labels/m1-m2-at-once-*": 0.3,
     "mnist-posteriors-few-labels/m1-m2-1*": 0.135, "mnist-posteriors-few-labels/m1-1*": 0.24,
@@ -466,6 +467,8 @@ BETTER = [  # than the one behind it, by so many nats
     *((f"fashion-mnist-codes/transformer-labels{a}", f"fashion-mnist-codes/pixelcnn-labels{b}", 0.1)
       for i, a in enumerate(("", "-1", "-2")) for b in (a, f"-float32-{i}")),
     *((f"mixture/warm-up-{i}", f"mixture/plain-{i}", 0.5) for i in range(3)),
+    *((f"mnist/batch-{a}-{i}", f"mnist/batch-{b}-{i}", by) for i in range(3) for a, b, by in
+      (("64", "1024-16x", 3), ("1024-16x", "1024-4x", 5), ("1024-4x", "1024-1x", 20))),
     *((f"ring/full-covariance-{i}", f"ring/mean-field-{i}", 0.02) for i in range(3)),
 ]  # fmt: skip
 
@@ -498,6 +501,7 @@ def test_a_committed_run_is_whole_and_as_good_as_it_was(name):
         alone = identity["settings"]["seed"] > 0 or name.startswith(
             (
                 "mnist/levels-",
+                "mnist/batch-",
                 "mnist/gradient-",
                 "mnist-binarized-posteriors/flows-long-",
                 "mnist-few-labels/",

@@ -96,6 +96,17 @@ FAULTS = {  # module: what stands there, and what stands there by mistake
         ("rate(now)\n", "rate(0.0)\n"),
         ("self.optimizer.load_state_dict(", "str("),
     ],
+    "distributed": [
+        ("return seed + _APART * rank()", "return seed"),
+        ("if i == 0 and rank():", "if False:"),
+        ("len(mine[0]) * many / size", "1.0"),
+        ("tuple(part[:1] for part in batch), 0.0", "tuple(part[:1] for part in batch), 1.0"),
+        ("find_unused_parameters=True,", "find_unused_parameters=False,"),
+        ("from_first(buffer)", "pass"),
+        ("return total(gradient)", "return gradient"),
+        ("variance * count / (count - 1)", "variance"),
+        ("raise ValueError(f\"the processes differ", "print(f\"the processes differ"),
+    ],
     "evaluate": [
         ("module.training = mode", "module.train(False)"),
         ("correction=0) / math.sqrt(len(values))", "correction=0)"),

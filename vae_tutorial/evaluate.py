@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from vae_tutorial import distributed
 from vae_tutorial.batches import Batches, Data, as_tuple
 from vae_tutorial.data import floats, to_float
 from vae_tutorial.models.vae import VAE
@@ -72,6 +73,36 @@ def evaluate(
         name: Estimate(values.mean(), values.std(correction=0) / math.sqrt(len(values)))
         for name, values in terms.items()
     }
+
+
+def evaluate_together(
+    model: nn.Module, objective: Callable, data: Data, *, prepare: Callable = floats,
+    batch_size: int = 500, seed: int = 0, **arguments,
+) -> dict[str, Estimate]:  # fmt: skip
+    """:func:`evaluate`, with each batch split over all processes; in one process it is just that.
+
+    Every process must call it, with the same data, and gets the same answer: what one process would
+    get, up to rounding, unless the objective draws.
+
+    Raises:
+        ValueError: on all processes, where the first batch has fewer examples than there are
+            processes.
+    """
+    arguments |= {"prepare": prepare, "batch_size": batch_size}
+    if distributed.world_size() == 1:
+        return evaluate(model, objective, data, seed=seed, **arguments)
+    if not isinstance(data, Batches):
+        data = Batches(data, batch_size, device_of(model))
+    own, device = distributed.own(seed), device_of(model)
+    terms = per_example(model, objective, distributed.Shares(data), seed=own, **arguments)
+    if distributed.total(torch.tensor([0.0 if terms else 1.0], device=device)).item():
+        raise ValueError("each process needs an example of the first batch; start fewer processes")
+    values = torch.stack(list(terms.values())).to(device)  # (terms, n)
+    n = distributed.total(values.new_tensor(values.shape[1]))
+    means = distributed.total(values.sum(1)) / n
+    variances = distributed.total((values - means[:, None]).square().sum(1)) / n
+    errors = (variances / n).sqrt()
+    return dict(zip(terms, map(Estimate, means.tolist(), errors.tolist()), strict=True))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The one training loop of the book: a model, an objective, batches."""
+"""The one training loop of the book: a model, an objective, batches; in one process or in many."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from vae_tutorial import distributed
 from vae_tutorial.batches import Batches, Data, as_tuple
 from vae_tutorial.checkpoint import load_checkpoint, save_checkpoint
 from vae_tutorial.data import floats
-from vae_tutorial.evaluate import evaluate
+from vae_tutorial.evaluate import evaluate_together
 from vae_tutorial.history import History, check_weights
+from vae_tutorial.networks import device_of
 from vae_tutorial.progress import progress_bar
 from vae_tutorial.randomness import seeded
 from vae_tutorial.schedules import Constant
@@ -46,20 +48,25 @@ def fit(
 ) -> pd.DataFrame:
     """Train a model in place, and return what happened.
 
+    Under ``torchrun`` (:mod:`vae_tutorial.distributed`) every process runs the same loop. Each takes
+    its share of every batch and draws noise of its own; gradients are averaged, so a step is that of
+    the whole batch. The first process alone writes the checkpoint and draws the bar.
+
     Args:
         model: any module that ``objective`` can be called with.
         objective: ``objective(model, *batch, **scheduled)`` to a dictionary of terms of shape (B,),
             among them ``"loss"``; see :mod:`vae_tutorial.objectives`.
         data: a tensor (N, ...), a tuple of tensors of one length (images and labels, say), or a
             loader with a length; see :class:`~vae_tutorial.batches.Batches`. (A loader that shuffles
-            with a ``generator`` of its own cannot be resumed to the same bytes.)
+            with a ``generator`` of its own cannot be resumed to the same bytes.) Many processes are
+            all given the same, whole batches: no ``DistributedSampler``.
         epochs: how often each example is seen.
         held_out: data in the same form. They are evaluated after every epoch with the objective as
             it stands, without ``schedules`` (so at beta = 1), and never influence training.
         prepare: ``prepare(*stored)``, from the tensors of a stored batch to what the objective
             reads. By default bytes become floats in [0, 1] and all else stays;
             :func:`~vae_tutorial.likelihoods.binarize` draws black or white afresh.
-        batch_size: examples per step, where ``data`` are tensors.
+        batch_size: examples per step, where ``data`` are tensors; of all processes together.
         learning_rate: a number, or a schedule of :mod:`vae_tutorial.schedules`.
         schedules: named arguments of the objective that change during training, for example
             ``{"beta": LinearWarmUp()}``.
@@ -70,14 +77,17 @@ def fit(
             held-out numbers stay float32. It pays for convolutions on a GPU, and on CPUs with
             matrix units.
         seed: covers the order of the examples and every draw, from generators of their own. On one
-            machine the same seed gives the same bytes (with the same number of threads). First
-            weights are drawn when the model is built: seed that, too.
+            machine the same seed gives the same bytes (with as many threads and processes). First
+            weights are drawn when the model is built: seed that, too. (Many processes start from
+            the first one's.)
         after_step: called as ``after_step(model, step)`` behind every update, for example to average
             weights. Where it has a ``state_dict``, that is kept in checkpoints.
-        device: chosen by itself when ``None``: a GPU where there is one.
+        device: chosen by itself when ``None``: a GPU where there is one. Of many processes each has
+            the GPU of its number, or all have the CPU.
         checkpoint: a file that is replaced atomically after every epoch. When it is there, it must
             belong to the same run, and training goes on from it to the same bytes as a run that was
-            never interrupted. It holds tensors and JSON; nothing is unpickled.
+            never interrupted. It holds tensors and JSON; nothing is unpickled. Many processes all
+            read it, from a disk that they share; it may be gone on with by more or by fewer.
         progress: show a bar (never where the environment says ``TQDM_DISABLE=1``).
 
     Returns:
@@ -94,9 +104,11 @@ def fit(
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     device = torch.device(device) if device is not None else default_device()
+    device = distributed.join(device)  # one process on its own stays where it is
     model.to(device).train()
     batches = Batches(data, batch_size, device)
-    followed = None if held_out is None else Batches(held_out, 1000, device)
+    at_once = 1000 * distributed.world_size()
+    followed = None if held_out is None else Batches(held_out, at_once, device)
     rate = learning_rate if callable(learning_rate) else Constant(learning_rate)
     schedules = dict(schedules or {})
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -117,6 +129,7 @@ def fit(
         kept = _Checkpoint(Path(checkpoint), model, optimizer, after_step, identity)
     first, seconds, rows = kept.resume() if kept else (0, 0.0, [])
     history, total = History(len(batches), rows, seconds), epochs * len(batches)
+    answer = distributed.together(model, objective)  # called with a batch, it says the terms
 
     with progress_bar(total, progress, initial=first * len(batches)) as bar:
         for epoch in range(first, epochs):
@@ -124,15 +137,18 @@ def fit(
             # and resuming needs no saved random state.
             order, noise, judging = (3 * (seed * 1_000_003 + epoch) + i for i in range(3))
             with seeded(noise):
-                for i, batch in enumerate(batches.shuffled(order)):
+                shares = distributed.shares(batches.shuffled(order), noise)
+                for i, (batch, weight, size) in enumerate(shares):
                     step = epoch * len(batches) + i
                     now = step / max(1, total - 1)  # from 0 (first step) to 1 (last step)
                     for group in optimizer.param_groups:
                         group["lr"] = rate(now)
                     scheduled = {name: schedule(now) for name, schedule in schedules.items()}
                     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                        terms = objective(model, *as_tuple(prepare(*batch)), **scheduled)
+                        terms = answer(*as_tuple(prepare(*batch)), **scheduled)
                     means = {name: term.mean() for name, term in terms.items()}
+                    # Of many processes, one may have more examples than another.
+                    means = {k: v if weight == 1 else weight * v for k, v in means.items()}
                     optimizer.zero_grad(set_to_none=True)
                     means["loss"].backward()
                     norm = torch.nn.utils.clip_grad_norm_(
@@ -141,12 +157,13 @@ def fit(
                     optimizer.step()
                     if after_step is not None:
                         after_step(model, step)
-                    history.step(means, norm, rate(now), len(batch[0]))
+                    history.step(means, norm, rate(now), size)
                     bar.update()
             history.end_epoch(epoch)
+            distributed.share_buffers(model)
             check_weights(model, epoch)
             if followed is not None:
-                terms = evaluate(model, objective, followed, prepare=prepare, seed=judging)
+                terms = evaluate_together(model, objective, followed, prepare=prepare, seed=judging)
                 history.held_out(terms, epoch)
                 bar.set_postfix(epoch=epoch + 1, held_out=f"{terms['loss']:.2f}")
             if kept:
@@ -181,6 +198,12 @@ class _Checkpoint:
         self._rows = 0
 
     def save(self, epochs: int, history: History) -> None:
+        """The first process writes; the others wait until it has."""
+        if distributed.rank() == 0:
+            self._write(epochs, history)
+        distributed.wait()
+
+    def _write(self, epochs: int, history: History) -> None:
         slots = self.optimizer.state_dict()["state"]
         state = {
             "model": self.model.state_dict(),
@@ -195,6 +218,15 @@ class _Checkpoint:
 
     def resume(self) -> tuple[int, float, list[dict]]:
         """Epochs done, seconds they took, their rows; nothing of each where there is no file."""
+        found = self._read()
+        distributed.agree(
+            found[0],
+            f"the epochs that {self.path} holds; is its disk shared?",
+            device_of(self.model),
+        )
+        return found
+
+    def _read(self) -> tuple[int, float, list[dict]]:
         if not self.path.exists():
             return 0, 0.0, []
         state, about = load_checkpoint(self.path, self.identity)

@@ -7,6 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from vae_tutorial import distributed
+
 
 class NonFiniteLossError(ArithmeticError):
     """A loss, a gradient or a weight became NaN or infinite; the message says which and when."""
@@ -37,7 +39,10 @@ class History:
         return time.perf_counter() - self._start
 
     def step(self, terms: Mapping[str, Tensor], norm: Tensor, rate: float, size: int) -> None:
-        """Note one step: the terms' means over its batch, the gradient's norm, the rate."""
+        """Note one step: the terms' means over its batch, the gradient's norm, the rate.
+
+        Of many processes, each notes means whose average over the processes is the batch's.
+        """
         self._names = ["gradient_norm", *terms]
         values = [norm, *terms.values()]
         self._values.append(torch.stack([v.detach().float() for v in values]))
@@ -53,7 +58,7 @@ class History:
         if not self._values:
             raise ValueError("the data gave no batch at all; is the loader empty?")
         # In float64: a mean of 50,000 losses keeps its digits.
-        values = torch.stack(self._values).cpu().double()
+        values = distributed.mean(torch.stack(self._values)).cpu().double()
         for i, row in enumerate(values.tolist()):
             named = dict(zip(self._names, row, strict=True))
             self._refuse(named, f"at step {epoch * self.steps + i + 1} (epoch {epoch + 1})")

@@ -4,6 +4,8 @@ import os
 
 from tqdm.auto import tqdm
 
+from vae_tutorial import distributed
+
 
 def hidden() -> bool:
     """Whether the environment variable ``TQDM_DISABLE`` asks for silence.
@@ -19,7 +21,9 @@ def progress_bar(total: int, shown: bool, *, initial: int = 0) -> tqdm:
 
     Args:
         total: how many steps there are.
-        shown: whether a bar is wanted.
+        shown: whether a bar is wanted. Of many processes, the first alone draws one.
         initial: steps that were done before.
     """
-    return tqdm(total=total, initial=initial, disable=not shown or hidden())
+    return tqdm(
+        total=total, initial=initial, disable=not shown or hidden() or distributed.rank() > 0
+    )

@@ -30,6 +30,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from vae_tutorial import distributed
 from vae_tutorial.checkpoint import differences, write_atomically
 from vae_tutorial.data import Dataset, project_root
 from vae_tutorial.evaluate import Estimate, evaluate
@@ -82,6 +83,8 @@ def fit_or_load(
 ) -> Run:
     """Load a run whose identity matches; train, measure and save it where there is none.
 
+    Under ``torchrun``, all processes train and measure, and the first one writes.
+
     The identity is made from the arguments: the model's spec, the objective, the data set's checksum
     and every setting. So changing a number here never shows the results of another one.
 
@@ -125,18 +128,20 @@ def fit_or_load(
         "settings": identify(settings),
     }
     folder = runs_folder(root) / data.name / name
-    device = torch.device(device) if device is not None else default_device()
+    device = distributed.join(torch.device(device) if device is not None else default_device())
     retrain = retraining() if retrain is None else retrain
     checkpoint = folder / "checkpoint.safetensors"
     if (folder / "run.json").exists():
         if not retrain:
             return _load(folder, model.to(device) if keep_weights else None, identity)
         finished = (folder / "run.json").stat().st_mtime
-        if checkpoint.exists() and checkpoint.stat().st_mtime <= finished:
+        mine = distributed.rank() == 0 and checkpoint.exists()
+        if mine and checkpoint.stat().st_mtime <= finished:
             checkpoint.unlink()  # of the training that made the run: nothing would be trained anew
     if (folder / "model.safetensors").exists() and not (retrain or checkpoint.exists()):
         raise ValueError(f"{folder} holds weights but no run.json: a damaged run. {_ADVICE}")
-    if progress and not hidden():
+    distributed.wait()  # until all have looked at what is there
+    if progress and not hidden() and distributed.rank() == 0:
         tqdm.write(_announcement(folder, checkpoint, settings["epochs"]))
 
     def tensors(split) -> tuple[Tensor, ...]:
@@ -149,8 +154,10 @@ def fit_or_load(
     _round(model)  # so that the metrics are those of the weights that are stored
     found = measure(model=model, data=tensors(data.test))
     metrics = {f"test_{k}": v for k, v in found.items() if k != "loss" or len(found) == 1}
-    _save(folder, model, identity, history, metrics, keep_weights)
-    checkpoint.unlink(missing_ok=True)
+    if distributed.rank() == 0:
+        _save(folder, model, identity, history, metrics, keep_weights)
+        checkpoint.unlink(missing_ok=True)
+    distributed.wait()
     return _load(folder, model if keep_weights else None, identity)
 
 
@@ -263,7 +270,7 @@ def _save(
     rows = pd.concat([keep, epochs]).sort_values(
         ["step", "scope"], ascending=[True, False], kind="stable"
     )
-    device = device_of(model)
+    device, many = device_of(model), distributed.world_size()
     cuda = device.type == "cuda"
     info = {
         "name": f"{folder.parent.name}/{folder.name}",
@@ -272,7 +279,8 @@ def _save(
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
         "device": torch.cuda.get_device_name(device)
         if cuda
-        else f"{device.type}, {torch.get_num_threads()} threads",
+        else f"{device.type}, {torch.get_num_threads()} threads"
+        + (f", {many} processes" if many > 1 else ""),
         "seconds": round(float(epochs.seconds.max()), 1),
         "metrics": {k: [float(v), getattr(v, "standard_error", None)] for k, v in metrics.items()},
         "history": {column: _column(rows[column]) for column in rows.columns},

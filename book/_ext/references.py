@@ -24,6 +24,9 @@ ELSEWHERE = {  # by project and name: torch.Tensor is defined in torch._tensor
     ("torch", "device"): f"{TORCH}tensor_attributes.html#torch.device",
     ("torch", "dtype"): f"{TORCH}tensor_attributes.html#torch.dtype",
     ("torch", "Module"): f"{TORCH}generated/torch.nn.Module.html",
+    ("torch", "DistributedDataParallel"): (
+        f"{TORCH}generated/torch.nn.parallel.DistributedDataParallel.html"
+    ),
     ("torch", "Distribution"): f"{TORCH}distributions.html",
     ("torch", "DataLoader"): f"{TORCH}data.html#torch.utils.data.DataLoader",
     ("numpy", "ndarray"): "https://numpy.org/doc/stable/reference/generated/numpy.ndarray.html",

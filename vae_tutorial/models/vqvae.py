@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
+from vae_tutorial import distributed
 from vae_tutorial.data import Dataset, Split
 from vae_tutorial.evaluate import Estimate, per_example
 from vae_tutorial.likelihoods import _DiscretizedLogistic
@@ -134,9 +135,10 @@ class VectorQuantizer(Part):
         vectors = z.movedim(1, -1).reshape(-1, self.dim)  # (N, D)
         chosen = F.one_hot(codes.flatten(), self.num_codes).to(vectors.dtype)  # (N, K)
         rate = 1 - (self.decay or 0.99)
-        self.counts.lerp_(chosen.sum(0), rate)
+        # Sums of the whole batch, of which this may be one process's share.
+        self.counts.lerp_(distributed.total(chosen.sum(0)), rate)
         if self.decay is not None:
-            self.sums.lerp_(chosen.T @ vectors, rate)
+            self.sums.lerp_(distributed.total(chosen.T @ vectors), rate)
         if self.reset_below is not None:
             self._reset(vectors)
         if self.decay is not None:
@@ -146,6 +148,7 @@ class VectorQuantizer(Part):
         dead = self.counts < self.reset_below
         # Drawn for every entry, so that the random numbers do not depend on how many are dead.
         picks = vectors[torch.randint(len(vectors), (self.num_codes,)).to(vectors.device)]
+        picks = distributed.from_first(picks)  # where one draws, all move to the same places
         moved = self.codebook if self.decay is None else self.sums
         moved.copy_(torch.where(dead[:, None], picks, moved))
         self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
