@@ -48,7 +48,7 @@ def join(device: torch.device) -> torch.device:
         device: what one process would compute on.
 
     Returns:
-        The device of this process: for CUDA the GPU with its number on this machine (``LOCAL_RANK``).
+        The device of this process, for CUDA the GPU with its number on this machine (``LOCAL_RANK``).
         Apple's GPUs cannot be shared out so: the CPU in their place.
 
     Raises:
