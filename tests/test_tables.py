@@ -12,7 +12,7 @@ from vae_tutorial.data import tables
 def test_counts_are_whole_and_fewer_than_the_tokens():
     d, table = data.load("python-tokens"), tables.tokens()
     assert list(map(len, d.splits)) == [1396, 232, 698]
-    assert len(table) == 2326 == len(set(zip(table.library, table.module, strict=True)))
+    assert len(table) == 2326 == len(set(zip(table["library"], table.module, strict=True)))
     rows = torch.cat([split.examples for split in d.splits])
     counts, exposure = rows[:, :-1], rows[:, -1]
     assert torch.equal(counts, counts.round())
@@ -20,7 +20,7 @@ def test_counts_are_whole_and_fewer_than_the_tokens():
     assert bool((counts.sum(1) <= 1000 * exposure + 0.01).all())
     assert set(np.round(1000 * exposure.double().numpy())) == set(table.tokens)
     labels = torch.cat([split.labels for split in d.splits])
-    expected = table.library.value_counts()
+    expected = table["library"].value_counts()
     assert [int((labels == i).sum()) for i in range(9)] == [expected[c] for c in d.classes]
     assert (table.groupby("library")[["self", "def", "STRING"]].sum() > 0).all(axis=None)
 

@@ -41,8 +41,8 @@ def load_tokens() -> Dataset:
     table = tokens()
     counts = table.iloc[:, 3:].to_numpy(np.float32)  # (N, 148)
     rows = np.column_stack([counts, (table.tokens / 1000).to_numpy(np.float32)])
-    names = tuple(table.library.unique())
-    labels = torch.tensor([names.index(library) for library in table.library])
+    names = tuple(table["library"].unique())
+    labels = torch.tensor([names.index(library) for library in table["library"]])
     return Dataset("python-tokens", *_divided(torch.from_numpy(rows), labels, 22), names)
 
 
