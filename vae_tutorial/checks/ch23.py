@@ -5,7 +5,10 @@ import torch
 from vae_tutorial.checks.protocol import ask, close, exercise, number
 
 
-@exercise("ch23-mean", "That is what fit does, before it averages the gradients.")
+@exercise(
+    "ch23-mean",
+    "fit does it with gradients: it weights the loss of each share, and DDP takes the average.",
+)
 def _mean(answer) -> None:
     means, counts = torch.tensor([2.0, 3.0, 7.0]), torch.tensor([4.0, 3.0, 3.0])
     right = (means * counts).sum() / counts.sum()
