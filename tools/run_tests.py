@@ -40,7 +40,9 @@ def main() -> int:
         f"-o pythonpath=tests {COMPARE if real else '--nbval-lax'} --nbval-cell-timeout 900 "
         f"-n {arguments.workers} --dist loadfile --no-loadscope-reorder"
     )
-    what = rest or ["tests/test_runs.py", *notebooks, "tests", "vae_tutorial", "--doctest-modules"]
+    first = ROOT / "tests" / "test_runs.py"
+    files = [str(p) for p in sorted((ROOT / "tests").glob("test_*.py")) if p != first]
+    what = rest or [str(first), *notebooks, *files, "vae_tutorial", "--doctest-modules"]
     command = [sys.executable, "-m", "pytest", *options.split(), *what]
     environment = os.environ | SETTINGS | {"VAE_TUTORIAL_DATASET": "mnist" if real else "digits"}
     return subprocess.run(command, env=environment, cwd=ROOT).returncode
