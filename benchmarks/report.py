@@ -120,6 +120,36 @@ def draws(found: dict) -> str:
     return table(["grid", "at a time", "plain, s", "kept, s", "times sooner"], rows)
 
 
+def fit_dense(found: dict) -> str:
+    """`fit` beside the bare steps."""
+    rows = []
+    for title, row in found["dense"].items():
+        seconds, ratio = row["seconds"], row["ratio"]
+        rows.append([
+            f"{title}; {row['batch_size']}", number(1e3 * seconds["bare"]),
+            number(1e3 * seconds["by_fit"]), f"{ratio['by_fit']:.2f}",
+            number(1e3 * seconds["compiled"]), f"{ratio['compiled']:.2f}",
+        ])  # fmt: skip
+    head = ["network; batch", "bare step, ms", "`fit`, ms", "times the bare step",
+            "compiled, ms", "times the bare step (compiled)"]  # fmt: skip
+    return table(head, rows)
+
+
+def fit_compiled(found: dict) -> str:
+    """`fit` with and without `torch.compile`."""
+    rows = []
+    for title, row in found["models"].items():
+        seconds, losses = row["seconds"], row["loss"]
+        rows.append([
+            f"{title}; {row['batch_size']}, {row['precision']}", number(1e3 * seconds["by_fit"]),
+            number(1e3 * seconds["compiled"]), f"{1 / row['ratio']['compiled']:.2f}",
+            f"{losses['by_fit']:.4g}", f"{losses['compiled']:.4g}", number(row["first_seconds"]),
+        ])  # fmt: skip
+    head = ["model; batch, precision", "`fit`, ms", "compiled, ms", "times as fast",
+            "loss it ends at", "loss, compiled", "seconds of the first round"]  # fmt: skip
+    return table(head, rows)
+
+
 TABLES = {
     "races": ("time_to_elbo", races),
     "without": ("time_to_elbo", without),
@@ -128,6 +158,8 @@ TABLES = {
     "rates": ("profile", rates),
     "profile": ("profile", profile),
     "draws": ("draws", draws),
+    "fit": ("fit_step", fit_dense),
+    "compiled": ("fit_step", fit_compiled),
 }
 
 

@@ -17,6 +17,7 @@ from vae_tutorial.randomness import seeded
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import draws
+import fit_step
 import many_processes
 import measuring
 import profile_step
@@ -165,6 +166,38 @@ def test_throughput_runs_and_trains_the_same(tmp_path):
     ends = [way["test_negative_elbo"] for way in ways.values()]
     assert max(ends) - min(ends) < 0.01 * min(ends)  # other draws, and in bfloat16 fewer digits
     assert "throughput" in json.loads((tmp_path / "result.json").read_text())
+
+
+def test_the_bare_step_computes_what_fit_does():
+    """One loss and one gradient from one seed, whichever way it is written."""
+    with seeded(0):
+        vae = fit_step.dense(8, 6)().double()
+    x, found = BYTES[:9].double() / 255, []
+    for loss_of in (fit_step.bare_loss, lambda vae, x: elbo(vae, x)["loss"].mean()):
+        vae.zero_grad()
+        with seeded(1):
+            loss = loss_of(vae, x)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in vae.parameters())])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.mnist
+def test_the_steps_of_fit_are_timed_and_train_the_same(tmp_path):
+    result = fit_step.main(["--quick", "--no-compile", "--json", str(tmp_path / "result.json")])
+    assert list(result["models"]) == list(profile_step.CASES)
+    for row in result["dense"].values():
+        assert row["ratio"]["bare"] == 1
+        assert row["loss"]["by_fit"] == pytest.approx(row["loss"]["bare"], rel=0.01)
+    assert "fit_step" in json.loads((tmp_path / "result.json").read_text())
+
+
+def test_a_steps_time_is_one_epochs_with_its_end():
+    case = fit_step.Case(fit_step.dense(4), elbo, lambda n: BYTES[:n], 10)
+    times = iter(range(1000))
+    for way in (fit_step.bare, fit_step.by_fit):
+        seconds, _ = fit_step.seconds_per_step(way, case, BYTES, lambda: float(next(times)))
+        assert seconds == 1.0  # one tick behind every step
 
 
 def test_the_profile_counts_operations_bytes_and_calls():

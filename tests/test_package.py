@@ -22,7 +22,7 @@ LAYERS = (
     ("flows", "priors"),
     ("batches", "history", "checkpoint"),
     ("models.vae", "models.autoencoder", "objectives"),
-    ("evaluate",),
+    ("evaluate", "compiled"),
     ("exchange", "detection", "missing", "coverage"),
     ("fit", "models", "latent", "style", "diagrams"),
     ("runs", "plots", "checks"),

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from vae_tutorial import distributed
 from vae_tutorial.batches import Batches, Data, as_tuple
 from vae_tutorial.checkpoint import load_checkpoint, save_checkpoint
+from vae_tutorial.compiled import compiled
 from vae_tutorial.data import floats
 from vae_tutorial.evaluate import evaluate_together
 from vae_tutorial.history import History, check_weights
-from vae_tutorial.networks import device_of
+from vae_tutorial.networks import device_of, free_to_read
 from vae_tutorial.progress import progress_bar
 from vae_tutorial.randomness import seeded
 from vae_tutorial.schedules import Constant
@@ -40,6 +41,7 @@ def fit(
     clip_norm: float | None = 100.0,
     weight_decay: float | None = None,
     bfloat16: bool = False,
+    compile: bool | str = False,
     seed: int = 0,
     after_step: Callable[[nn.Module, int], None] | None = None,
     device: str | torch.device | None = None,
@@ -76,8 +78,13 @@ def fit(
         bfloat16: compute the objective under autocast to bfloat16. Weights, their updates and all
             held-out numbers stay float32. It pays for convolutions on a GPU, and on CPUs with
             matrix units.
+        compile: train through ``torch.compile`` (:class:`~vae_tutorial.compiled.Compiled`), or as it
+            is where there is no compiler. A text is its mode: ``"reduce-overhead"`` records a small
+            model's kernels on a GPU, to start them all at once. Held-out examples are evaluated as
+            ever.
         seed: covers the order of the examples and every draw, from generators of their own. On one
-            machine the same seed gives the same bytes (with as many threads and processes). First
+            machine the same seed gives the same bytes, as long as ``compile`` and the numbers of
+            threads and processes stay. First
             weights are drawn when the model is built: seed that, too. (Many processes start from
             the first one's.)
         after_step: called as ``after_step(model, step)`` behind every update, for example to average
@@ -129,7 +136,8 @@ def fit(
         kept = _Checkpoint(Path(checkpoint), model, optimizer, after_step, identity)
     first, seconds, rows = kept.resume() if kept else (0, 0.0, [])
     history, total = History(len(batches), rows, seconds), epochs * len(batches)
-    answer = distributed.together(model, objective)  # called with a batch, it says the terms
+    # Called with a batch, it says the terms.
+    answer = distributed.together(model, compiled(objective, compile))
 
     with progress_bar(total, progress, initial=first * len(batches)) as bar:
         for epoch in range(first, epochs):
@@ -149,11 +157,7 @@ def fit(
                     means = {name: term.mean() for name, term in terms.items()}
                     # Of many processes, one may have more examples than another.
                     means = {k: v if weight == 1 else weight * v for k, v in means.items()}
-                    optimizer.zero_grad(set_to_none=True)
-                    means["loss"].backward()
-                    norm = torch.nn.utils.clip_grad_norm_(
-                        parameters, math.inf if clip_norm is None else clip_norm
-                    )
+                    norm = _gradients(means["loss"], parameters, clip_norm)
                     optimizer.step()
                     if after_step is not None:
                         after_step(model, step)
@@ -179,6 +183,25 @@ def default_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _gradients(loss: Tensor, parameters: list[Tensor], clip_norm: float | None) -> Tensor:
+    """Give parameters their gradients, none longer than ``clip_norm``; return the norm before.
+
+    The same bytes as ``clip_grad_norm_``, which multiplies by one where there is nothing to shorten.
+    On a CPU that is seen without waiting for anything, and a pass over all gradients left out.
+    """
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()
+    longest = math.inf if clip_norm is None else clip_norm
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients or not free_to_read(gradients[0]):
+        return torch.nn.utils.clip_grad_norm_(parameters, longest)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not norm + 1e-6 <= longest:  # also where the norm is not a number
+        torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
+    return norm
 
 
 def _optimizer(parameters, rate: float, weight_decay: float | None) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ from torch.distributions import NegativeBinomial as TorchNegativeBinomial
 from torch.distributions import Poisson as TorchPoisson
 
 from vae_tutorial.data import to_float
-from vae_tutorial.networks import as_image_shape, as_shape
+from vae_tutorial.networks import as_image_shape, as_shape, free_to_read
 from vae_tutorial.posteriors import bounded, check_bound, check_parameters
 from vae_tutorial.spec import Part
 
@@ -40,8 +40,16 @@ _WORDS = {
 }
 
 
-def _free_to_read(value: Tensor) -> bool:
-    return value.device.type == "cpu"
+def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
+    """Whether every number lies in the support; the numbers must be free to read.
+
+    For greys the smallest and the largest one say it in one pass, without a mask for every
+    comparison, which took a tenth of a small network's step.
+    """
+    if support is not _GREYS or not value.numel():
+        return bool(support.check(value).all())
+    smallest, largest = torch.aminmax(value)  # NaN if one is, and no comparison holds for it
+    return bool((smallest >= support.lower_bound) & (largest <= support.upper_bound))
 
 
 class _Checked(Independent):
@@ -49,10 +57,10 @@ class _Checked(Independent):
 
     def log_prob(self, value: Tensor) -> Tensor:
         support = self.base_dist.support
-        inside = support.check(value).flatten(-self.reinterpreted_batch_ndims).all(-1)
-        if not _free_to_read(value):
+        if not free_to_read(value):
+            inside = support.check(value).flatten(-self.reinterpreted_batch_ndims).all(-1)
             return torch.where(inside, super().log_prob(value), -math.inf)
-        if not inside.all():
+        if not _all_inside(support, value):
             what, todo = _WORDS[support]
             raise ValueError(
                 f"{what}, but some values lie elsewhere (smallest {float(value.min()):g}, largest "
@@ -239,7 +247,7 @@ class _Counts(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         counts, exposure = value[..., :-1], value[..., -1:]
         inside = ((counts >= 0) & (counts == counts.round())).all(-1) & (exposure > 0).squeeze(-1)
-        if not _free_to_read(value):
+        if not free_to_read(value):
             return torch.where(inside, self.given(exposure).log_prob(counts), -math.inf)
         if not inside.all():
             raise ValueError(

@@ -667,6 +667,15 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+def free_to_read(value: Tensor) -> bool:
+    """Whether a look at a tensor's numbers costs nothing.
+
+    On another device than the CPU it waits for all that was asked for before. In the middle of what
+    ``torch.compile`` compiles, it splits the program in two.
+    """
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters (or buffers) lie; the CPU for a module with none."""
     tensors = (*module.parameters(), *module.buffers())

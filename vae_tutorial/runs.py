@@ -43,7 +43,8 @@ from vae_tutorial.spec import build as build_part
 
 _PACKAGES = ("torch", "torchvision", "numpy", "vae-tutorial")
 _STORED_STEPS = 100  # rows of the per-step history that a run keeps, evenly spaced
-_NOT_SETTINGS = ("held_out", "device", "checkpoint", "progress")
+# The last two change how a run is computed, and nothing but rounding and draws.
+_NOT_SETTINGS = ("held_out", "checkpoint", "progress", "device", "compile")
 _ADVICE = (
     "Restore the folder (git checkout -- artifacts), or delete it to train anew. "
     "Nothing was overwritten."
@@ -79,6 +80,7 @@ def fit_or_load(
     retrain: bool | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
+    compile: bool | str = False,
     **settings,
 ) -> Run:
     """Load a run whose identity matches; train, measure and save it where there is none.
@@ -105,6 +107,7 @@ def fit_or_load(
             environment variable ``RETRAIN`` says. A run that was interrupted is gone on with.
         progress: show a bar.
         device: chosen by itself when ``None``.
+        compile: as for :func:`~vae_tutorial.fit.fit`; like the device, no part of the identity.
         **settings: further arguments of :func:`~vae_tutorial.fit.fit`.
 
     Returns:
@@ -149,7 +152,7 @@ def fit_or_load(
 
     history = fit(
         model, objective, tensors(data.train), held_out=tensors(data.validation),
-        checkpoint=checkpoint, device=device, progress=progress, **settings,
+        checkpoint=checkpoint, device=device, compile=compile, progress=progress, **settings,
     )  # fmt: skip
     _round(model)  # so that the metrics are those of the weights that are stored
     found = measure(model=model, data=tensors(data.test))
