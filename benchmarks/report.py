@@ -150,6 +150,20 @@ def fit_compiled(found: dict) -> str:
     return table(head, rows)
 
 
+def devices(found: dict) -> str:
+    """One thread, all cores, a GPU."""
+    rows = []
+    for title, row in found["rows"].items():
+        mean, error = mean_and_error(row["test_negative_elbo"])
+        rows.append([
+            title, number(row["median_seconds"]), f"{row['times_sooner']:.2f}",
+            f"{mean:.2f} ± {error:.2f}", f"{row['reached']} of {len(row['seconds'])}",
+        ])  # fmt: skip
+    return table(
+        ["computed with", "seconds", "times as soon", "test negative ELBO", "reach it"], rows
+    )
+
+
 TABLES = {
     "races": ("time_to_elbo", races),
     "without": ("time_to_elbo", without),
@@ -160,6 +174,7 @@ TABLES = {
     "draws": ("draws", draws),
     "fit": ("fit_step", fit_dense),
     "compiled": ("fit_step", fit_compiled),
+    "devices": ("devices", devices),
 }
 
 

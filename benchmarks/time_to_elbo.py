@@ -185,14 +185,20 @@ class Recipe:
         vae = VAE(Encoder(encoder, posterior), Decoder(decoder, likelihood), StandardNormal(2))
         return start_at_the_mean(vae, images) if self.mean_start else vae
 
-    def train(self, images: Tensor, seed: int) -> VAE:
+    def shortened(self, images: int) -> Recipe:
+        """One epoch of so many images: to see that it works."""
+        return replace(self, images=images, epochs=1)
+
+    def train(
+        self, images: Tensor, seed: int, *, device: str = "cpu", compile: bool | str = False
+    ) -> VAE:
         """The trained model: all that is timed."""
         with seeded(seed):
             vae = self.build(images)
         fit(
             vae, elbo, images[: self.images], epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=OneCycle(self.peak, self.warm_up), bfloat16=self.bfloat16, seed=seed,
-            device="cpu", progress=False,
+            device=device, compile=compile, progress=False,
         )  # fmt: skip
         return vae
 
@@ -340,7 +346,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if options.quick:
         images, labels, test = images[:640], labels[:640], test[:200]
         options.epochs, options.seeds = 1, 2
-        recipes = {k: replace(r, images=640, epochs=1) for k, r in recipes.items()}
+        recipes = {k: r.shortened(640) for k, r in recipes.items()}
 
     result = earlier(options.json, options.clock)
     train = partial(train_over_seeds, images=images, test=test, seeds=options.seeds, clock=clock)

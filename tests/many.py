@@ -83,6 +83,7 @@ def trainings():
         "clipped": lambda: trained(made(squeeze), clip_norm=0.01),
         "a last batch of two": lambda: trained(made(squeeze), batch_size=16),
         "loader": lambda: trained(made(squeeze), examples=loader),
+        "compiled": lambda: trained(made(squeeze), compile=True),
         # What has no gradient does not decay, either; a gradient of zero would be another matter.
         "unused": lambda: trained(made(Alternating), in_turns, weight_decay=0.1),
         "batch norm": lambda: trained(made(lambda: squeeze(norm=True))),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 
 import pytest
@@ -16,6 +17,7 @@ from vae_tutorial.networks import count_parameters
 from vae_tutorial.randomness import seeded
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import devices
 import draws
 import fit_step
 import many_processes
@@ -166,6 +168,20 @@ def test_throughput_runs_and_trains_the_same(tmp_path):
     ends = [way["test_negative_elbo"] for way in ways.values()]
     assert max(ends) - min(ends) < 0.01 * min(ends)  # other draws, and in bfloat16 fewer digits
     assert "throughput" in json.loads((tmp_path / "result.json").read_text())
+
+
+@pytest.mark.mnist
+def test_devices_train_the_same(tmp_path):
+    result = devices.main(["--quick", "--json", str(tmp_path / "result.json")])
+    rows = result["rows"]
+    assert next(iter(rows)) == "one thread"
+    assert len(rows) >= min(2, os.cpu_count())
+    ends = [row["test_negative_elbo"][0] for row in rows.values()]
+    assert max(ends) - min(ends) < 0.01 * min(ends)
+    assert torch.get_num_threads() == 1 or "OMP_NUM_THREADS" not in os.environ  # as before
+    assert "devices" in json.loads((tmp_path / "result.json").read_text())
+    with pytest.raises(ValueError, match="on the wall"):
+        devices.main(["--clock", "cpu"])
 
 
 def test_the_bare_step_computes_what_fit_does():
