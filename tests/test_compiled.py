@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny import ROWS, noisy_error, random_images, same, tiny_vae, train, weights
+from tiny import ROWS, Squeeze, noisy_error, random_images, same, tiny_vae, train, weights
 from torch import nn
 
 import vae_tutorial as vt
 from vae_tutorial.compiled import Compiled, _remember_formulas
+from vae_tutorial.data import Dataset, Split
 from vae_tutorial.models.pixelcnn import GatedPixelCNN, code_loss
 from vae_tutorial.schedules import LinearWarmUp, OneCycle
 
@@ -150,3 +151,17 @@ def test_more_models_than_a_function_may_have_programs():
         compiled.compiled = torch.compile(objective, backend="eager", dynamic=False)
         compiled(nn.Linear(6, width), ROWS)
     assert seen == list(range(1, limit + 3))
+
+
+def test_a_run_is_the_same_run_compiled_or_not(monkeypatch, tmp_path):
+    """Like the device, it is no part of what a run is known by."""
+    labels = torch.zeros(50, dtype=torch.int64)
+    parts = (Split(ROWS[i], labels[i]) for i in map(slice, (0, 30, 40), (30, 40, 50)))
+    settings = {"root": tmp_path, "epochs": 2, "batch_size": 10, "device": "cpu", "progress": False}
+    rows = Dataset("rows", *parts)
+    sizes = recorded(monkeypatch)
+    trained = vt.fit_or_load("run", Squeeze, noisy_error, rows, compile=True, **settings)
+    assert sizes == 6 * [10]
+    loaded = vt.fit_or_load("run", Squeeze, noisy_error, rows, **settings)
+    assert same(weights(loaded.model), weights(trained.model))
+    assert len(sizes) == 6
