@@ -249,7 +249,7 @@ FUNCTIONS = {
     "ch04-middle": (lambda a, b: (a + b) / 2 / (((a @ b) / a.norm() / b.norm()).acos() / 2).cos(), {
         "straight line": lambda r, a, b: (a + b) / 2, "both weights": lambda r, a, b: a,
         "right angles alone": lambda r, a, b: (a + b) / 2**0.5,
-        "length lies": lambda r, a, b: r(a, b) / r(a, b).norm()}),
+        "need not be 1": lambda r, a, b: r(a, b) / r(a, b).norm()}),
     "ch05-normalizer": (lambda v: torch.log(v / torch.tanh(v / 2)), {
         "divides": lambda r, v: -r(v), "Its logarithm": lambda r, v: r(v).exp(),
         "half the logit": lambda r, v: r(2 * v) - log(2), "grid": lambda r, v: torch.log(v.abs()),

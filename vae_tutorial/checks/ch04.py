@@ -7,7 +7,7 @@ import torch
 from vae_tutorial.checks.protocol import ask, close, exercise, number, randn
 
 
-@exercise("ch04-middle", "It stays in the shell.")
+@exercise("ch04-middle", "Half-way along the arc.")
 def _middle(answer) -> None:
     a, b = randn(13, 2, 5) * torch.tensor([[1.0], [2.0]])
     u, v = a / a.norm(), b / b.norm()
@@ -16,7 +16,7 @@ def _middle(answer) -> None:
     wrong = [
         (both / 2, "This is half-way on the straight line."),
         (both / 2**0.5, "That is right for right angles alone. These two are at another angle."),
-        (both / both.norm(), "The direction is right. The length lies between those of the ends."),
+        (both / both.norm(), "The direction is right. The length need not be 1."),
     ]
     hint = "Put t = 1/2 into the formula: both weights are sin(w / 2) / sin(w)."
     close(ask(answer, a, b), both * torch.sin(angle / 2) / torch.sin(angle), hint, wrong)
