@@ -13,7 +13,9 @@ The bigger models of the book are trained by `fit` alone, as it is and compiled.
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -44,6 +46,9 @@ DENSE = {
     "784-192-192-192-2": (dense(192, 192, 192), 64),
     "chapter 2, 784-512-256-256-128-2": (dense(512, 256, 256, 128), 256),
 }
+
+
+MODELS = {title: case for title, case in CASES.items() if title != "chapter 2, dense"}
 
 
 def bare_loss(vae: VAE, x: Tensor) -> Tensor:
@@ -153,6 +158,8 @@ def main(arguments: list[str] | None = None) -> dict:
     clock = start(options)
     if options.quick:
         options.rounds, options.steps = 1, 6
+    # What was compiled earlier must not be found: the first round says how long that takes.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
     last = [] if options.no_compile else [compiled]
     result: dict = {"dense": {}, "models": {}}
     grey = data.load("mnist").train.images
@@ -162,7 +169,7 @@ def main(arguments: list[str] | None = None) -> dict:
         found = compare([bare, by_fit, *last], case, stored, clock, options.rounds)
         result["dense"][title] = report(title, found)
         store(options.json, "fit_step", result, options.clock)
-    for title, case in CASES.items():
+    for title, case in MODELS.items():
         with seeded(0):
             stored = case.examples(case.batch_size * (options.steps or 25))
         found = compare([by_fit, *last], case, stored, clock, options.rounds)

@@ -55,10 +55,11 @@ def machine(clock: str) -> dict:
 
 def describe(machine: dict) -> str:
     """One line of the machine, for a person."""
-    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    number = machine["threads"]
+    threads = "" if number is None else "one thread, " if number == 1 else f"{number} threads, "
     clock = {"wall": "seconds by the clock on the wall", "cpu": "seconds of CPU time"}
     return (
-        f"{machine['processor']} ({machine['cores']} cores), {threads}, torch {machine['torch']}, "
+        f"{machine['processor']} ({machine['cores']} cores), {threads}torch {machine['torch']}, "
         f"Python {machine['python']}; {clock[machine['clock']]}"
     )
 

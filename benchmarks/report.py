@@ -186,7 +186,10 @@ def rewritten(text: str, results: dict) -> str:
     """
     for name, (section, make) in TABLES.items():
         if section in results:
-            body = f"{make(results[section])}\n\n*{describe(results[section]['machine'])}*"
+            about = results[section]["machine"]
+            if name == "devices":
+                about = about | {"threads": None}  # each row has its own
+            body = f"{make(results[section])}\n\n*{describe(about)}*"
         else:
             body = f"*Not measured yet: run the command above with `--json {RESULTS.name}`.*"
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"

@@ -201,7 +201,7 @@ def test_the_bare_step_computes_what_fit_does():
 @pytest.mark.mnist
 def test_the_steps_of_fit_are_timed_and_train_the_same(tmp_path):
     result = fit_step.main(["--quick", "--no-compile", "--json", str(tmp_path / "result.json")])
-    assert list(result["models"]) == list(profile_step.CASES)
+    assert {*result["models"]} == {*profile_step.CASES} - {"chapter 2, dense"}
     for row in result["dense"].values():
         assert row["ratio"]["bare"] == 1
         assert row["loss"]["by_fit"] == pytest.approx(row["loss"]["bare"], rel=0.01)
