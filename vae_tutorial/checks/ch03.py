@@ -57,7 +57,9 @@ def _fitted(answer) -> None:
     close(spread, covariance, "The draws' covariance must be that of the codes.", wrong)
 
 
-number("ch03-midpoint", sqrt(20 / 2), "A straight walk cuts through the inside of the shell.")(
+number(
+    "ch03-midpoint", sqrt(20 / 2), "Half-way, a straight walk is at the inner edge of the shell."
+)(
     (sqrt(20), "That is the length of the ends. The average of two draws varies less."),
     (sqrt(20) / 2, "Half of the length of one draw: where is the other one?"),
     (10, "That is the mean squared length. Take the root."),
