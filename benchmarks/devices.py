@@ -54,7 +54,9 @@ def ways() -> dict[str, tuple[int, dict]]:
 def train(recipe: Recipe, images: Tensor, test: Tensor, how: dict, seeds: int) -> dict:
     """Seconds on the wall, and what is reached on test images, of each seed."""
     found: dict = {"seconds": [], "test_negative_elbo": []}
-    recipe.train(images[:2048], 0, **how)  # the device is woken up, programs are compiled
+    recipe.train(
+        images[:2048], 0, **how
+    )  # wakes the device, fills the compiler's cache on the disk
     for seed in range(seeds):
         begin = time.perf_counter()
         vae = recipe.train(images, seed, **how)

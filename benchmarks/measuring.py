@@ -22,7 +22,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description.split("\n")[0])
     made.add_argument(
         "--clock", choices=CLOCKS, default="wall",
-        help="cpu counts the seconds that one thread of this process computes: "
+        help="cpu counts the seconds that this process computes, with one thread: "
         "for a machine that others use at the same time",
     )  # fmt: skip
     made.add_argument("--threads", type=int, help="of torch; the cpu clock always takes one")

@@ -2,10 +2,10 @@
 
     python benchmarks/profile_step.py [--clock cpu] [--json benchmarks/results.json]
 
-For five models of the book, as their chapters train them, one step of `fit` is timed in four parts:
-the batch, the objective (forward), backward, and the update with its gradient norm. Beside the sum
-stand three times that no step can do without, each from a count and a rate that is measured in the
-same process, one after the other on one thread:
+For five models of the book, with images and codes drawn at random, a step like `fit`'s is timed in
+four parts: the batch, the objective (forward), backward with the norm of the gradient, and the
+update. `fit`'s means, history and schedule are left out. Beside the sum stand three yardsticks, each a
+count times a rate that is measured in the same process, one after the other on one thread:
 
 * arithmetic: the floating-point operations of the step's matrix products and convolutions, at the
   rate of one large product of square matrices (in the precision that the step computes in);
@@ -13,7 +13,7 @@ same process, one after the other on one thread:
   no cache of one core holds;
 * calls: the operations that torch carries out, at the time of adding two tensors of one number.
 
-They are yardsticks, not parts: what is computed while memory is read is counted twice, and small
+They are not parts of the step: what is computed while memory is read is counted twice, and small
 products and convolutions of few channels do not reach the rate of a large one. The rates of smaller
 ones are measured, too.
 """
@@ -47,6 +47,7 @@ from vae_tutorial import (
     elbo,
     load_run,
 )
+from vae_tutorial.fit import _gradients
 from vae_tutorial.likelihoods import DiscretizedLogistic
 from vae_tutorial.models.pixelcnn import GatedPixelCNN, code_loss
 from vae_tutorial.models.vqvae import VQVAE, VectorQuantizer, vq_loss
@@ -134,7 +135,7 @@ class Traffic(TorchDispatchMode):
 
 
 class Step:
-    """One training step as `fit` makes it, cut into the four parts that are timed."""
+    """A step like `fit`'s, without its records, cut into the four parts that are timed."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -153,11 +154,9 @@ class Step:
             self.loss = self.case.objective(self.model, self.x)["loss"].mean()
 
     def backward(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss.backward()
+        _gradients(self.loss, self.parameters, 100.0)
 
     def update(self) -> None:
-        nn.utils.clip_grad_norm_(self.parameters, 100.0)
         self.optimizer.step()
 
     def parts(self) -> dict[str, Callable[[], None]]:

@@ -114,10 +114,10 @@ def ways(dataset, compiled: bool) -> dict[str, tuple[Callable[[], VAE], Callable
 def convolutions_alone(
     vae: VAE, images: Tensor, clock: Callable, *, bfloat16: bool = False, calls: int = 20
 ) -> float:
-    """Seconds that the convolutions of a step take, forward and backward, and nothing else.
+    """Seconds that the convolution layers of a step take by themselves, autograd's work included.
 
-    Each is timed by itself on what it is given in a step: no way of writing the loop around them
-    makes a step with these layers shorter than their sum.
+    Each is timed alone, forward and backward, on what it is given in a step: an estimate of what is
+    left of a step with these layers when all around them is free.
     """
     layers = [m for m in vae.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     given: dict[nn.Module, Tensor] = {}

@@ -73,15 +73,16 @@ def fit(
         schedules: named arguments of the objective that change during training, for example
             ``{"beta": LinearWarmUp()}``.
         clip_norm: gradients longer than this are shortened to it; ``None`` leaves them.
-        weight_decay: AdamW's decoupled decay (Loshchilov & Hutter 2019): every step pulls each
-            parameter towards zero by learning rate times this. ``None`` trains with plain Adam.
+        weight_decay: AdamW's decoupled decay (Loshchilov & Hutter 2019): every step shrinks each
+            parameter by the fraction learning rate times this. ``None`` trains with plain Adam.
         bfloat16: compute the objective under autocast to bfloat16. Weights, their updates and all
             held-out numbers stay float32. It pays for convolutions on a GPU, and on CPUs with
             matrix units.
         compile: train through ``torch.compile`` (:class:`~vae_tutorial.compiled.Compiled`), or as it
-            is where there is no compiler. A text is its mode: ``"reduce-overhead"`` records a small
-            model's kernels on a GPU, to start them all at once. Held-out examples are evaluated as
-            ever.
+            is, with a warning, where there is no compiler. A text is its mode:
+            ``"reduce-overhead"`` on a GPU also records the objective's kernels and those of its
+            gradient as CUDA graphs, for small models. Held-out examples are evaluated as ever.
+            Values outside a likelihood's support then show as a loss that is not finite.
         seed: covers the order of the examples and every draw, from generators of their own. On one
             machine the same seed gives the same bytes, as long as ``compile`` and the numbers of
             threads and processes stay. First
@@ -188,7 +189,7 @@ def default_device() -> torch.device:
 def _gradients(loss: Tensor, parameters: list[Tensor], clip_norm: float | None) -> Tensor:
     """Give parameters their gradients, none longer than ``clip_norm``; return the norm before.
 
-    The same bytes as ``clip_grad_norm_``, which multiplies by one where there is nothing to shorten.
+    For a finite norm the same bytes as ``clip_grad_norm_``, which multiplies by one where there is nothing to shorten.
     On a CPU that is seen without waiting for anything, and a pass over all gradients left out.
     """
     for parameter in parameters:

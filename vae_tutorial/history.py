@@ -107,6 +107,6 @@ def check_weights(model: nn.Module, epoch: int) -> None:
 _ADVICE = (
     "Do the data lie where the likelihood has a density (images in [0, 1])? Bound the log-variances "
     "(log_variance_bound), lower the learning rate or warm it up (schedules.OneCycle). Clipping "
-    "(clip_norm) shortens a long gradient, but not Adam's first steps, whose length is the learning "
-    "rate. Earlier checkpoints are untouched."
+    "(clip_norm) shortens a long gradient, but not Adam's first steps, which move every parameter by "
+    "about the learning rate. Earlier checkpoints are untouched."
 )
