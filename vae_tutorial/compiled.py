@@ -56,8 +56,10 @@ class Compiled:
         self.size = self.size or len(batch[0])
         if self.works is False or len(batch[0]) != self.size:
             return self.objective(model, *batch, **scheduled)
-        numbers = {
-            name: torch.tensor(value, device=batch[0].device) if isinstance(value, float) else value
+        numbers = {  # filled in where they are needed: a copy would make a GPU wait
+            name: torch.full((), value, device=batch[0].device)
+            if isinstance(value, float)
+            else value
             for name, value in scheduled.items()
         }
         if self.works:

@@ -189,8 +189,9 @@ def default_device() -> torch.device:
 def _gradients(loss: Tensor, parameters: list[Tensor], clip_norm: float | None) -> Tensor:
     """Give parameters their gradients, none longer than ``clip_norm``; return the norm before.
 
-    For a finite norm the same bytes as ``clip_grad_norm_``, which multiplies by one where there is nothing to shorten.
-    On a CPU that is seen without waiting for anything, and a pass over all gradients left out.
+    For a finite norm the same bytes as ``clip_grad_norm_``, which multiplies by one where there is
+    nothing to shorten. On a CPU that is seen without waiting for anything, and a pass over all
+    gradients left out.
     """
     for parameter in parameters:
         parameter.grad = None
